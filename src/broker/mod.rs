@@ -1,0 +1,161 @@
+//! The broker: carries envelopes and control messages between nodes, and takes notifications in.
+//!
+//! Owns the contract that RabbitMQ ([`rabbit`]) and the embedded twin ([`embedded`]) obey alike; one
+//! contract suite runs against both. Between nodes it promises little on purpose: it may drop, double,
+//! reorder or delay; the inbox heals all of that. It promises much in two places only: an ingress
+//! message stays until it is settled, and a dead letter is kept before its settling is asked for.
+//! It must never look into what it carries, and a publisher's answer must never wait for it.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::domain::{NodeId, Priority};
+
+pub mod embedded;
+pub mod rabbit;
+
+/// Whether messages to other nodes get anywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// Connected, topology declared, consuming.
+    Up,
+    /// Connected, but the broker takes no messages (memory or disk alarm).
+    Blocked,
+    /// Not connected.
+    Down,
+}
+
+/// To whom an envelope goes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// One node (`fanfare.nodes`, key = node id).
+    Node(NodeId),
+    /// All nodes, the sender included (`fanfare.broadcast`).
+    All,
+}
+
+/// Why an envelope was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The bounded outgoing queue is full, or the broker is down or blocked: the envelope is dropped
+    /// and counted; head checks bring its entries.
+    #[error("the broker takes no envelopes now")]
+    NotTaken,
+}
+
+/// Why a control request has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody answered before the deadline, or no such node is there.
+    #[error("no answer from the node")]
+    NoAnswer,
+    /// The request could not be sent.
+    #[error("the broker takes no requests now")]
+    NotTaken,
+}
+
+/// A control request that arrived from a node; answer it with [`ControlRequest::answer`] or drop it.
+#[derive(Debug)]
+pub struct ControlRequest {
+    /// What is asked (the caller's encoding).
+    pub body: Bytes,
+    /// Takes the answer.
+    pub answer: oneshot::Sender<Bytes>,
+}
+
+/// A notification that a backend published, not settled yet.
+#[derive(Debug)]
+pub struct Ingress {
+    /// Its lane.
+    pub lane: Priority,
+    /// The JSON.
+    pub body: Bytes,
+    /// AMQP `message_id`: the idempotency key.
+    pub message_id: Option<String>,
+    /// AMQP `expiration`, verbatim: the TTL in milliseconds, as text (AMQP 0-9-1 and RabbitMQ's TTL page).
+    pub expiration: Option<String>,
+    /// AMQP `user_id`, checked by the broker.
+    pub user_id: Option<String>,
+    /// The `traceparent` header.
+    pub traceparent: Option<String>,
+    /// How it ends; dropped without a word, the message goes back to its queue.
+    pub settle: Settle,
+}
+
+/// How an ingress message ends.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Committed: acknowledge it.
+    Done,
+    /// Never acceptable: publish it to `fanfare.dead` with the reason, wait for the confirm, then acknowledge it.
+    Dead {
+        /// A stable code, such as `invalid_json`.
+        code: &'static str,
+        /// A sentence.
+        reason: String,
+    },
+    /// Not now (the inbox is away): back to the queue.
+    Later,
+}
+
+/// Settles one ingress message, once.
+#[derive(Debug)]
+pub struct Settle(Option<oneshot::Sender<Outcome>>);
+
+impl Settle {
+    /// A handle and where its outcome arrives (an error there: dropped, so [`Outcome::Later`]).
+    pub fn new() -> (Self, oneshot::Receiver<Outcome>) {
+        let (outcome, arrives) = oneshot::channel();
+        (Self(Some(outcome)), arrives)
+    }
+
+    /// Ends it.
+    pub fn settle(mut self, outcome: Outcome) {
+        if let Some(sender) = self.0.take() {
+            // The broker's side is gone only when its channel is: then the message is back in its queue already.
+            let _ = sender.send(outcome);
+        }
+    }
+}
+
+/// What arrives at a node. Each channel is bounded; when one is full the broker stops taking from its queue,
+/// whose own overflow policy holds (node queue: drop-head; control: reject; ingress: stays).
+#[derive(Debug)]
+pub struct Inlets {
+    /// Envelopes for this node, its own broadcasts included. Bound 256.
+    pub envelopes: mpsc::Receiver<Bytes>,
+    /// Control requests to this node. Bound 64.
+    pub control: mpsc::Receiver<ControlRequest>,
+    /// Published notifications. Bounded by the prefetch of the lanes.
+    pub ingress: mpsc::Receiver<Ingress>,
+}
+
+/// Carries messages.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// Hands over an envelope; returns at once and never waits for the broker. What is queued for one
+    /// destination while the last publish was in flight goes as one message: the concatenation of the
+    /// envelopes, which is itself an envelope.
+    fn send(&self, to: Destination, envelope: Bytes) -> Result<(), SendError>;
+
+    /// Asks one node (itself included) and waits for its answer until the deadline. Dropping the future forgets the request.
+    async fn request(
+        &self,
+        node: &NodeId,
+        body: Bytes,
+        deadline: Duration,
+    ) -> Result<Bytes, ControlError>;
+
+    /// Stops (`false`) or resumes (`true`) taking ingress; idempotent. Stopped, messages stay in their queues:
+    /// consumers are cancelled and what is unsettled may still be settled. A broker starts stopped.
+    fn take_ingress(&self, on: bool);
+
+    /// The health now and at each change.
+    fn health(&self) -> watch::Receiver<Health>;
+
+    /// Stops consuming, sends what is queued and closes, all within `deadline`.
+    async fn close(&self, deadline: Duration);
+}

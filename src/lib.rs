@@ -1,0 +1,22 @@
+//! Fanfare: a notification push service.
+//!
+//! The map, from the bottom up. A module names only modules below it; modules on one line
+//! never name each other.
+//!
+//! ```text
+//! main -> cli -> node -> config, telemetry
+//!   -> gateway | http
+//!   -> publish | delivery
+//!   -> routing
+//!   -> hub | session | broker | presence | inbox
+//!   -> wire | auth
+//!   -> domain | metrics | clock
+//! ```
+
+pub mod broker;
+pub mod clock;
+pub mod domain;
+pub mod inbox;
+pub mod metrics;
+pub mod presence;
+pub mod wire;

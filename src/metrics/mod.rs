@@ -1,0 +1,58 @@
+//! Every metric's name, type and help, one file a part of the system.
+//!
+//! Owns the registry that `/metrics` prints in the OpenMetrics text format. Metrics start with
+//! `fanfare_`; labels are of low cardinality (never a user, device or topic).
+//! `docs/metrics.md` lists them all, held to this module by a test.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+
+pub mod broker;
+pub mod gateway;
+pub mod inbox;
+pub mod presence;
+
+/// All metrics of one node.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Of [`crate::broker`].
+    pub broker: broker::BrokerMetrics,
+    /// Of the gateway: sockets and handshakes.
+    pub gateway: gateway::GatewayMetrics,
+    /// Of [`crate::inbox`].
+    pub inbox: inbox::InboxMetrics,
+    /// Of [`crate::presence`].
+    pub presence: presence::PresenceMetrics,
+}
+
+impl Metrics {
+    /// A registry with everything at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("fanfare");
+        let broker = broker::BrokerMetrics::register(&mut registry);
+        let gateway = gateway::GatewayMetrics::register(&mut registry);
+        let inbox = inbox::InboxMetrics::register(&mut registry);
+        let presence = presence::PresenceMetrics::register(&mut registry);
+        Self {
+            registry,
+            broker,
+            gateway,
+            inbox,
+            presence,
+        }
+    }
+
+    /// The text that Prometheus scrapes.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a string does not fail");
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
