@@ -16,7 +16,9 @@
 pub mod broker;
 pub mod clock;
 pub mod domain;
+pub mod hub;
 pub mod inbox;
 pub mod metrics;
 pub mod presence;
+pub mod session;
 pub mod wire;
