@@ -13,6 +13,7 @@
 //!   -> domain | metrics | clock
 //! ```
 
+pub mod batch;
 pub mod broker;
 pub mod clock;
 pub mod domain;
@@ -20,5 +21,6 @@ pub mod hub;
 pub mod inbox;
 pub mod metrics;
 pub mod presence;
+pub mod routing;
 pub mod session;
 pub mod wire;

@@ -11,6 +11,7 @@ pub mod broker;
 pub mod gateway;
 pub mod inbox;
 pub mod presence;
+pub mod publish;
 
 /// All metrics of one node.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Metrics {
     pub inbox: inbox::InboxMetrics,
     /// Of [`crate::presence`].
     pub presence: presence::PresenceMetrics,
+    /// Of publishing and routing.
+    pub publish: publish::PublishMetrics,
 }
 
 impl Metrics {
@@ -35,11 +38,12 @@ impl Metrics {
         let inbox = inbox::InboxMetrics::register(&mut registry);
         let presence = presence::PresenceMetrics::register(&mut registry);
         Self {
-            registry,
             broker,
             gateway,
             inbox,
             presence,
+            publish: publish::PublishMetrics::register(&mut registry),
+            registry,
         }
     }
 

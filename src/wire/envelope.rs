@@ -29,6 +29,8 @@ pub enum Item {
     Unstored {
         /// Its body, as it ends the frame.
         tail: Tail,
+        /// The node that took it in, and has served its own connections already.
+        origin: NodeId,
         /// For whom.
         recipients: Vec<(Stream, Option<DeviceId>)>,
     },
@@ -76,6 +78,7 @@ enum Shape<'a> {
     ),
     Unstored(
         #[serde(borrow)] Blob<'a>,
+        &'a str,
         #[serde(borrow)] Vec<(StreamShape<'a>, Option<&'a str>)>,
     ),
     Heads(#[serde(borrow)] Vec<(StreamShape<'a>, u32, u64)>),
@@ -156,8 +159,13 @@ impl Item {
                 expires_at.map(|at| at.0),
                 entries.iter().map(EntryRef::shape).collect(),
             ),
-            Self::Unstored { tail, recipients } => Shape::Unstored(
+            Self::Unstored {
+                tail,
+                origin,
+                recipients,
+            } => Shape::Unstored(
                 Blob(&tail.0),
+                origin.as_str(),
                 recipients
                     .iter()
                     .map(|(stream, device)| {
@@ -209,8 +217,9 @@ impl Item {
                     .map(EntryRef::of_shape)
                     .collect::<Result<_, _>>()?,
             },
-            Shape::Unstored(tail, recipients) => Self::Unstored {
+            Shape::Unstored(tail, origin, recipients) => Self::Unstored {
                 tail: Tail(envelope.slice_ref(tail.0)),
+                origin: NodeId::new(origin).map_err(damaged)?,
                 recipients: recipients
                     .into_iter()
                     .map(|(stream, to)| Ok((stream.into_stream()?, device(to)?)))
@@ -273,6 +282,7 @@ mod tests {
             },
             Item::Unstored {
                 tail: Tail::of(b"{}"),
+                origin: NodeId::new("n2").expect("valid"),
                 recipients: vec![(Stream::Everyone, None)],
             },
             Item::Heads(vec![(
