@@ -13,14 +13,17 @@
 //!   -> domain | metrics | clock
 //! ```
 
+pub mod auth;
 pub mod batch;
 pub mod broker;
 pub mod clock;
+pub mod delivery;
 pub mod domain;
 pub mod hub;
 pub mod inbox;
 pub mod metrics;
 pub mod presence;
+pub mod publish;
 pub mod routing;
 pub mod session;
 pub mod wire;

@@ -47,8 +47,7 @@ impl<C: Member> Hub<C> {
         let same_device = {
             let mut shard = self.shard(connection.user());
             let of_user = shard.entry(connection.user().clone()).or_default();
-            let same =
-                |other: &&Arc<C>| other.device().is_some() && other.device() == connection.device();
+            let same = |other: &&Arc<C>| other.device().is_some() && other.device() == connection.device();
             let same_device = of_user.iter().filter(same).cloned().collect();
             of_user.push(Arc::clone(&connection));
             of_user.shrink_to_fit();
@@ -102,10 +101,9 @@ impl<C: Member> Hub<C> {
     pub fn readers(&self, stream: &Stream) -> Vec<Arc<C>> {
         match stream {
             Stream::User(user) => self.of_user(user),
-            Stream::Topic(topic) => read(&self.topics)
-                .get(topic)
-                .map(|all| all.values().cloned().collect())
-                .unwrap_or_default(),
+            Stream::Topic(topic) => {
+                read(&self.topics).get(topic).map(|all| all.values().cloned().collect()).unwrap_or_default()
+            }
             Stream::Everyone => self.all(),
         }
     }
@@ -149,12 +147,9 @@ impl<C: Member> Hub<C> {
 
     fn shard(&self, user: &UserId) -> MutexGuard<'_, HashMap<UserId, Vec<Arc<C>>>> {
         // FNV-1a, only to spread: the maps inside have a keyed hash of their own.
-        let spread = user
-            .as_str()
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            });
+        let spread = user.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
         let shard = &self.users[usize::try_from(spread % SHARDS as u64).unwrap_or(0)];
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -23,11 +23,7 @@ impl Member for Line {
 
 fn line(number: u64, user: &str, device: Option<&str>) -> Arc<Line> {
     let device = device.map(|device| DeviceId::new(device).expect("valid"));
-    Arc::new(Line(
-        ConnectionId::new(UnixMillis(number), 0),
-        UserId::new(user).expect("valid"),
-        device,
-    ))
+    Arc::new(Line(ConnectionId::new(UnixMillis(number), 0), UserId::new(user).expect("valid"), device))
 }
 
 fn topic(name: &str) -> TopicName {
@@ -43,10 +39,7 @@ fn a_newcomer_is_told_of_the_other_connections_of_its_device() {
     assert!(hub.insert(line(3, "alice", None)).is_empty());
     assert!(hub.insert(line(4, "alice", None)).is_empty());
     let displaced = hub.insert(line(5, "alice", Some("web")));
-    assert_eq!(
-        displaced.iter().map(|line| line.id()).collect::<Vec<_>>(),
-        [first.id()]
-    );
+    assert_eq!(displaced.iter().map(|line| line.id()).collect::<Vec<_>>(), [first.id()]);
 }
 
 #[test]
@@ -68,10 +61,7 @@ fn the_first_and_the_last_follower_of_a_topic_are_known() {
     assert!(hub.follow(&one, &topic("news")));
     assert!(!hub.follow(&two, &topic("news")));
     assert!(!hub.unfollow(&one, &topic("news")));
-    assert!(
-        !hub.unfollow(&one, &topic("news")),
-        "a second time ends nothing"
-    );
+    assert!(!hub.unfollow(&one, &topic("news")), "a second time ends nothing");
     assert!(hub.unfollow(&two, &topic("news")));
     assert!(!hub.has_topic(&topic("news")));
 }
@@ -118,11 +108,7 @@ fn agree(hub: &Hub<Line>, model: &[(Arc<Line>, Vec<TopicName>)], stream: &Stream
         Stream::Topic(topic) => topics.contains(topic),
         Stream::Everyone => true,
     };
-    let mut expected: Vec<ConnectionId> = model
-        .iter()
-        .filter(reads)
-        .map(|(line, _)| line.id())
-        .collect();
+    let mut expected: Vec<ConnectionId> = model.iter().filter(reads).map(|(line, _)| line.id()).collect();
     let mut found: Vec<ConnectionId> = hub.readers(stream).iter().map(|line| line.id()).collect();
     expected.sort();
     found.sort();

@@ -8,6 +8,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
 pub mod broker;
+pub mod delivery;
 pub mod gateway;
 pub mod inbox;
 pub mod presence;
@@ -19,6 +20,8 @@ pub struct Metrics {
     registry: Registry,
     /// Of [`crate::broker`].
     pub broker: broker::BrokerMetrics,
+    /// Of delivery.
+    pub delivery: delivery::DeliveryMetrics,
     /// Of the gateway: sockets and handshakes.
     pub gateway: gateway::GatewayMetrics,
     /// Of [`crate::inbox`].
@@ -39,6 +42,7 @@ impl Metrics {
         let presence = presence::PresenceMetrics::register(&mut registry);
         Self {
             broker,
+            delivery: delivery::DeliveryMetrics::register(&mut registry),
             gateway,
             inbox,
             presence,

@@ -58,11 +58,7 @@ impl PublishMetrics {
             "Publish requests by source and outcome",
             metrics.requests.clone(),
         );
-        registry.register(
-            "publish_entries",
-            "Entries committed",
-            metrics.entries.clone(),
-        );
+        registry.register("publish_entries", "Entries committed", metrics.entries.clone());
         registry.register(
             "publish_commit_seconds",
             "Seconds from a publish request to its commit",
@@ -73,11 +69,7 @@ impl PublishMetrics {
             "Locates that failed or timed out; their envelopes went to all nodes",
             metrics.locate_failures.clone(),
         );
-        registry.register(
-            "routing_envelopes",
-            "Envelopes handed over",
-            metrics.envelopes.clone(),
-        );
+        registry.register("routing_envelopes", "Envelopes handed over", metrics.envelopes.clone());
         registry.register(
             "routing_envelopes_not_taken",
             "Envelopes that the broker did not take; head checks bring their entries",

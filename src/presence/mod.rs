@@ -100,12 +100,7 @@ pub trait Presence: Send + Sync {
     /// Takes or refreshes the lease of `lease.node` for `ttl`. `first` is true for the first call of a
     /// boot: then an absent lease is `Kept`; later an absent one is `Renewed` (the store forgot it).
     /// Never overwrites a live lease of another boot.
-    async fn lease(
-        &self,
-        lease: &NodeLease,
-        ttl: Duration,
-        first: bool,
-    ) -> Result<Lease, PresenceError>;
+    async fn lease(&self, lease: &NodeLease, ttl: Duration, first: bool) -> Result<Lease, PresenceError>;
 
     /// Gives the lease back, if it is still of this boot.
     async fn release(&self, node: &NodeId, boot: &str) -> Result<(), PresenceError>;
@@ -116,11 +111,7 @@ pub trait Presence: Send + Sync {
     /// Makes these connections known for `ttl` from now, or known anew: announce and refresh are the same full
     /// write, so that whatever was forgotten is there again. When it returns, every later `locate` sees them.
     /// Answers, for each, the *other* live members of that user: in the same order.
-    async fn announce(
-        &self,
-        members: &[Member],
-        ttl: Duration,
-    ) -> Result<Vec<Vec<Member>>, PresenceError>;
+    async fn announce(&self, members: &[Member], ttl: Duration) -> Result<Vec<Vec<Member>>, PresenceError>;
 
     /// Refreshes without an answer about others: one pipelined batch.
     async fn refresh(
@@ -150,12 +141,7 @@ pub trait Presence: Send + Sync {
     async fn skew_ms(&self) -> Result<i64, PresenceError>;
 
     /// Keeps a single-use secret for `ttl`.
-    async fn put_ticket(
-        &self,
-        ticket: &str,
-        value: &str,
-        ttl: Duration,
-    ) -> Result<(), PresenceError>;
+    async fn put_ticket(&self, ticket: &str, value: &str, ttl: Duration) -> Result<(), PresenceError>;
 
     /// Takes a secret out: only one caller in the cluster gets it.
     async fn take_ticket(&self, ticket: &str) -> Result<Option<String>, PresenceError>;

@@ -41,18 +41,12 @@ impl Whereabouts {
         let Self::Known(located) = self else {
             return None;
         };
-        if recipients
-            .iter()
-            .any(|recipient| recipient.stream.is_shared())
-        {
+        if recipients.iter().any(|recipient| recipient.stream.is_shared()) {
             return None;
         }
         let is_online = |(recipient, located): &(&Recipient, &Located)| match &recipient.device {
             None => !located.members.is_empty(),
-            Some(device) => located
-                .members
-                .iter()
-                .any(|member| member.device.as_ref() == Some(device)),
+            Some(device) => located.members.iter().any(|member| member.device.as_ref() == Some(device)),
         };
         u32::try_from(recipients.iter().zip(located).filter(is_online).count()).ok()
     }
@@ -102,12 +96,7 @@ impl Router {
 
     /// Where the recipients of several notifications are, asked in one go. Call it only after they are committed.
     pub async fn locate(&self, notifications: &[&[Recipient]]) -> Vec<Whereabouts> {
-        let routes: Vec<Route> = notifications
-            .iter()
-            .copied()
-            .flatten()
-            .filter_map(route)
-            .collect();
+        let routes: Vec<Route> = notifications.iter().copied().flatten().filter_map(route).collect();
         let asked = async {
             match routes.is_empty() {
                 true => Ok(Vec::new()),
@@ -149,38 +138,21 @@ impl Router {
             device: recipient.device.clone(),
         };
         let entries = recipients.iter().zip(places).map(entry).collect();
-        let item = |entries| Item::Stored {
-            tail: tail.clone(),
-            expires_at,
-            entries,
-        };
+        let item = |entries| Item::Stored { tail: tail.clone(), expires_at, entries };
         self.spread(recipients, entries, whereabouts, item);
     }
 
     /// Sends a notification for now or never.
     pub fn send_unstored(&self, tail: &Tail, recipients: &[Recipient], whereabouts: &Whereabouts) {
-        let each = recipients
-            .iter()
-            .map(|one| (one.stream.clone(), one.device.clone()))
-            .collect();
-        let item = |recipients| Item::Unstored {
-            tail: tail.clone(),
-            origin: self.node.clone(),
-            recipients,
-        };
+        let each = recipients.iter().map(|one| (one.stream.clone(), one.device.clone())).collect();
+        let item = |recipients| Item::Unstored { tail: tail.clone(), origin: self.node.clone(), recipients };
         self.spread(recipients, each, whereabouts, item);
     }
 
     /// Tells the holders of these streams where they stand: whoever missed something reads it.
-    pub fn send_heads(
-        &self,
-        recipients: &[Recipient],
-        places: &[Place],
-        whereabouts: &Whereabouts,
-    ) {
-        let head = |(recipient, place): (&Recipient, &Place)| {
-            (recipient.stream.clone(), place.epoch, place.seq)
-        };
+    pub fn send_heads(&self, recipients: &[Recipient], places: &[Place], whereabouts: &Whereabouts) {
+        let head =
+            |(recipient, place): (&Recipient, &Place)| (recipient.stream.clone(), place.epoch, place.seq);
         let heads = recipients.iter().zip(places).map(head).collect();
         self.spread(recipients, heads, whereabouts, Item::Heads);
     }
@@ -193,9 +165,7 @@ impl Router {
         whereabouts: &Whereabouts,
         item: impl Fn(Vec<T>) -> Item,
     ) {
-        let everyone = recipients
-            .iter()
-            .any(|recipient| recipient.stream == Stream::Everyone);
+        let everyone = recipients.iter().any(|recipient| recipient.stream == Stream::Everyone);
         let Whereabouts::Known(located) = whereabouts else {
             return self.send_to_all(item(things));
         };
@@ -226,12 +196,7 @@ impl Router {
     }
 
     fn deliver(&self, item: Item) {
-        self.metrics
-            .envelopes
-            .get_or_create(&RouteLabels {
-                destination: "local",
-            })
-            .inc();
+        self.metrics.envelopes.get_or_create(&RouteLabels { destination: "local" }).inc();
         if let Some(local) = self.local.get() {
             local.deliver(item);
         }
@@ -243,11 +208,7 @@ impl Router {
             Destination::All => "all",
         };
         match self.broker.send(to, item.encode()) {
-            Ok(()) => self
-                .metrics
-                .envelopes
-                .get_or_create(&RouteLabels { destination })
-                .inc(),
+            Ok(()) => self.metrics.envelopes.get_or_create(&RouteLabels { destination }).inc(),
             Err(_) => self.metrics.envelopes_not_taken.inc(),
         };
     }

@@ -163,39 +163,31 @@ impl Follow {
     /// Seqs of two epochs cannot be compared: the later offer wins, and a read tells which epoch is true.
     fn remember(&mut self, epoch: Epoch, seq: Seq, rules: Rules) {
         if rules.remember_offers {
-            let highest = self
-                .offered
-                .filter(|(of, _)| *of == epoch)
-                .map_or(seq, |(_, highest)| highest.max(seq));
+            let highest =
+                self.offered.filter(|(of, _)| *of == epoch).map_or(seq, |(_, highest)| highest.max(seq));
             self.offered = Some((epoch, highest));
         }
     }
 
     /// Whether an entry above the position was offered in the stream's own epoch.
     fn is_owed(&self) -> bool {
-        self.offered
-            .is_some_and(|(epoch, seq)| Some(epoch) == self.epoch && seq > self.position)
+        self.offered.is_some_and(|(epoch, seq)| Some(epoch) == self.epoch && seq > self.position)
     }
 
     fn has_room(&self, bytes: usize, window: Window) -> bool {
-        self.sent.is_empty()
-            || (self.sent.len() < window.entries && self.sent_bytes + bytes <= window.bytes)
+        self.sent.is_empty() || (self.sent.len() < window.entries && self.sent_bytes + bytes <= window.bytes)
     }
 
     /// When a held-back session reads on: not at each single ack, which would cause a read for each.
     fn is_half_free(&self, window: Window) -> bool {
-        self.sent.is_empty()
-            || (self.sent.len() * 2 <= window.entries && self.sent_bytes * 2 <= window.bytes)
+        self.sent.is_empty() || (self.sent.len() * 2 <= window.entries && self.sent_bytes * 2 <= window.bytes)
     }
 
     fn push_sent(&mut self, entry: Offered<'_>) {
         self.position = entry.seq;
         self.sent_bytes += entry.bytes;
         // A body is under 64 KiB, so the narrowing never saturates.
-        self.sent.push_back(Sent {
-            seq: entry.seq,
-            bytes: u32::try_from(entry.bytes).unwrap_or(u32::MAX),
-        });
+        self.sent.push_back(Sent { seq: entry.seq, bytes: u32::try_from(entry.bytes).unwrap_or(u32::MAX) });
     }
 
     pub(super) fn is_behind(&self) -> bool {
@@ -203,8 +195,7 @@ impl Follow {
     }
 
     pub(super) fn begin_read(&mut self, window: Window, congested: bool) -> Option<ReadFrom> {
-        let blocked =
-            self.phase == Phase::Live || self.reading || congested || self.epoch.is_none();
+        let blocked = self.phase == Phase::Live || self.reading || congested || self.epoch.is_none();
         if blocked || !self.has_room(0, window) {
             return None;
         }
@@ -239,11 +230,7 @@ impl Follow {
             return true;
         }
         if self.position < page.floor {
-            act(Step::Gap {
-                epoch: page.epoch,
-                from: self.position.next(),
-                to: page.floor,
-            });
+            act(Step::Gap { epoch: page.epoch, from: self.position.next(), to: page.floor });
             self.position = page.floor;
         }
         for (index, entry) in page.entries.iter().enumerate() {
@@ -272,11 +259,7 @@ impl Follow {
 
     /// The stream has another life than the session thought: everything of it is new.
     fn begin_anew(&mut self, page: PageView<'_>, act: &mut impl FnMut(Step) -> Flow) {
-        act(Step::Gap {
-            epoch: page.epoch,
-            from: Seq(1),
-            to: page.floor,
-        });
+        act(Step::Gap { epoch: page.epoch, from: Seq(1), to: page.floor });
         *self = Self {
             epoch: Some(page.epoch),
             position: page.floor,
@@ -300,10 +283,7 @@ impl Follow {
 
     pub(super) fn ack(&mut self, seq: Seq, window: Window) -> Result<Acked, AckError> {
         if seq > self.position || self.epoch.is_none() {
-            return Err(AckError::AboveSent {
-                sent: self.position,
-                got: seq,
-            });
+            return Err(AckError::AboveSent { sent: self.position, got: seq });
         }
         while self.sent.front().is_some_and(|sent| sent.seq <= seq) {
             let sent = self.sent.pop_front().expect("the front was just seen");
@@ -313,10 +293,7 @@ impl Follow {
         self.acked = self.acked.max(seq);
         self.acked = self.settled();
         let read = self.phase != Phase::Live && !self.reading && self.is_half_free(window);
-        Ok(Acked {
-            cursor: self.acked,
-            read,
-        })
+        Ok(Acked { cursor: self.acked, read })
     }
 
     /// How far nothing is left to acknowledge: entries that this device was never to get are passed too.
@@ -364,11 +341,7 @@ impl Follow {
             return false;
         }
         let tell = self.stuck == Stuck::Noticed;
-        self.stuck = if self.stuck == Stuck::No {
-            Stuck::Noticed
-        } else {
-            Stuck::Told
-        };
+        self.stuck = if self.stuck == Stuck::No { Stuck::Noticed } else { Stuck::Told };
         tell
     }
 
@@ -377,10 +350,6 @@ impl Follow {
     }
 
     pub(super) fn status(&self) -> FollowStatus {
-        FollowStatus {
-            phase: self.phase,
-            position: self.position,
-            unacked: self.sent.len(),
-        }
+        FollowStatus { phase: self.phase, position: self.position, unacked: self.sent.len() }
     }
 }

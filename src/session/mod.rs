@@ -138,13 +138,7 @@ pub struct Session {
 impl Session {
     /// A session that follows nothing yet.
     pub fn new(device: Option<DeviceId>, window: Window, rules: Rules) -> Self {
-        Self {
-            device,
-            window,
-            rules,
-            congested: false,
-            follows: Vec::new(),
-        }
+        Self { device, window, rules, congested: false, follows: Vec::new() }
     }
 
     /// Registers an interest: from now on offers to `stream` are remembered. It is not live before
@@ -164,10 +158,7 @@ impl Session {
 
     /// Forgets a stream. Returns where its cursor stood.
     pub fn unfollow(&mut self, stream: &Stream) -> Option<(Epoch, Seq)> {
-        let at = self
-            .follows
-            .iter()
-            .position(|follow| follow.stream() == stream)?;
+        let at = self.follows.iter().position(|follow| follow.stream() == stream)?;
         self.follows.swap_remove(at).cursor()
     }
 
@@ -180,11 +171,7 @@ impl Session {
     pub fn offer(&mut self, stream: &Stream, epoch: Epoch, entry: Offered<'_>) -> Verdict {
         let (window, rules, congested) = (self.window, self.rules, self.congested);
         let mine = is_for(self.device.as_ref(), entry.device);
-        match self
-            .follows
-            .iter_mut()
-            .find(|follow| follow.stream() == stream)
-        {
+        match self.follows.iter_mut().find(|follow| follow.stream() == stream) {
             Some(follow) => follow.offer(epoch, entry, mine, window, rules, congested),
             None => Verdict::Skip,
         }
@@ -199,20 +186,11 @@ impl Session {
 
     /// Takes what was read. Calls `act` for each step, in order; a `Send` answers whether the
     /// connection takes more. Returns whether to read again at once.
-    pub fn page(
-        &mut self,
-        stream: &Stream,
-        page: PageView<'_>,
-        mut act: impl FnMut(Step) -> Flow,
-    ) -> bool {
+    pub fn page(&mut self, stream: &Stream, page: PageView<'_>, mut act: impl FnMut(Step) -> Flow) -> bool {
         let (window, rules) = (self.window, self.rules);
         let device = self.device.clone();
         let mut congested = self.congested;
-        let again = match self
-            .follows
-            .iter_mut()
-            .find(|follow| follow.stream() == stream)
-        {
+        let again = match self.follows.iter_mut().find(|follow| follow.stream() == stream) {
             Some(follow) => {
                 let mine = |entry: &Offered<'_>| is_for(device.as_ref(), entry.device);
                 follow.page(page, mine, window, rules, &mut congested, &mut act)
@@ -235,6 +213,16 @@ impl Session {
         self.congested = true;
     }
 
+    /// Whether the connection takes nothing now.
+    pub fn is_congested(&self) -> bool {
+        self.congested
+    }
+
+    /// How many entries are sent and not acknowledged, over all streams.
+    pub fn unacked(&self) -> usize {
+        self.follows.iter().map(|follow| follow.status().unacked).sum()
+    }
+
     /// The connection takes more again. Returns the streams that fell behind meanwhile.
     pub fn drained(&mut self) -> Vec<Stream> {
         self.congested = false;
@@ -251,9 +239,7 @@ impl Session {
     /// When the stream is not followed, or `seq` is above what was sent.
     pub fn ack(&mut self, stream: &Stream, seq: Seq) -> Result<Acked, AckError> {
         let window = self.window;
-        self.follow_of(stream)
-            .ok_or(AckError::NotFollowed)?
-            .ack(seq, window)
+        self.follow_of(stream).ok_or(AckError::NotFollowed)?.ack(seq, window)
     }
 
     /// A ping goes out: what was sent before it is acknowledged by [`Session::pong`].
@@ -264,27 +250,25 @@ impl Session {
     /// The pong of the last ping arrived. Returns each stream whose entries are now acknowledged.
     pub fn pong(&mut self) -> Vec<(Stream, Acked)> {
         let window = self.window;
-        let acked = |follow: &mut Follow| {
-            follow
-                .ack_mark(window)
-                .map(|acked| (follow.stream().clone(), acked))
-        };
+        let acked =
+            |follow: &mut Follow| follow.ack_mark(window).map(|acked| (follow.stream().clone(), acked));
         self.follows.iter_mut().filter_map(acked).collect()
     }
 
     /// The inbox says where `stream` stands; `before` is the session's position when it was asked (0 where
     /// that is unknown). Returns whether to read.
     pub fn head(&mut self, stream: &Stream, epoch: Epoch, head: Seq, before: Seq) -> bool {
-        self.follow_of(stream)
-            .is_some_and(|follow| follow.head(epoch, head, before))
+        self.follow_of(stream).is_some_and(|follow| follow.head(epoch, head, before))
+    }
+
+    /// Whether pushed entries of `stream` are sent as they come.
+    pub fn is_live(&self, stream: &Stream) -> bool {
+        self.follows.iter().any(|follow| follow.stream() == stream && !follow.is_behind())
     }
 
     /// How far the session has gone in `stream`.
     pub fn position(&self, stream: &Stream) -> Option<Seq> {
-        self.follows
-            .iter()
-            .find(|follow| follow.stream() == stream)
-            .map(|follow| follow.status().position)
+        self.follows.iter().find(|follow| follow.stream() == stream).map(|follow| follow.status().position)
     }
 
     /// Streams whose window has been full since the last call, with nothing acknowledged: each is
@@ -297,24 +281,18 @@ impl Session {
 
     /// Every followed stream that has its place, and where its cursor stands.
     pub fn cursors(&self) -> impl Iterator<Item = (&Stream, Epoch, Seq)> {
-        self.follows.iter().filter_map(|follow| {
-            follow
-                .cursor()
-                .map(|(epoch, seq)| (follow.stream(), epoch, seq))
-        })
+        self.follows
+            .iter()
+            .filter_map(|follow| follow.cursor().map(|(epoch, seq)| (follow.stream(), epoch, seq)))
     }
 
     /// What operators see of it.
     pub fn status(&self) -> impl Iterator<Item = (&Stream, FollowStatus)> {
-        self.follows
-            .iter()
-            .map(|follow| (follow.stream(), follow.status()))
+        self.follows.iter().map(|follow| (follow.stream(), follow.status()))
     }
 
     fn follow_of(&mut self, stream: &Stream) -> Option<&mut Follow> {
-        self.follows
-            .iter_mut()
-            .find(|follow| follow.stream() == stream)
+        self.follows.iter_mut().find(|follow| follow.stream() == stream)
     }
 }
 

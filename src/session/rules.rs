@@ -15,10 +15,6 @@ pub struct Rules {
 
 impl Rules {
     /// All rules hold.
-    pub const SOUND: Self = Self {
-        remember_offers: true,
-        move_to_through: true,
-        read_gaps: true,
-        compare_epochs: true,
-    };
+    pub const SOUND: Self =
+        Self { remember_offers: true, move_to_through: true, read_gaps: true, compare_epochs: true };
 }

@@ -205,13 +205,8 @@ impl ClientFrame {
             "hello" => shape::<Hello>(text, id).map(|hello| Self::Hello(Box::new(hello))),
             "ack" => {
                 let ack: AckShape = shape(text, id)?;
-                let stream =
-                    client_stream(&ack.stream, user).map_err(|message| invalid(id, message))?;
-                Ok(Self::Ack {
-                    id: ack.id,
-                    stream,
-                    seq: ack.seq,
-                })
+                let stream = client_stream(&ack.stream, user).map_err(|message| invalid(id, message))?;
+                Ok(Self::Ack { id: ack.id, stream, seq: ack.seq })
             }
             "pong" => shape::<BareShape>(text, id).map(|_| Self::Pong),
             "ping" => shape::<BareShape>(text, id).map(|bare| Self::Ping { id: bare.id }),
@@ -220,14 +215,10 @@ impl ClientFrame {
                 topic: frame.topic,
                 since: frame.since,
             }),
-            "unsubscribe" => shape::<TopicShape>(text, id).map(|frame| Self::Unsubscribe {
-                id: frame.id,
-                topic: frame.topic,
-            }),
-            "refresh" => shape::<RefreshShape>(text, id).map(|frame| Self::Refresh {
-                id: frame.id,
-                token: frame.token,
-            }),
+            "unsubscribe" => shape::<TopicShape>(text, id)
+                .map(|frame| Self::Unsubscribe { id: frame.id, topic: frame.topic }),
+            "refresh" => shape::<RefreshShape>(text, id)
+                .map(|frame| Self::Refresh { id: frame.id, token: frame.token }),
             other => Err(FrameError {
                 id,
                 code: ErrorCode::UnknownFrameType,
@@ -241,22 +232,14 @@ impl ClientFrame {
 }
 
 fn invalid(id: Option<u64>, message: String) -> FrameError {
-    FrameError {
-        id,
-        code: ErrorCode::InvalidFrame,
-        message,
-    }
+    FrameError { id, code: ErrorCode::InvalidFrame, message }
 }
 
 fn shape<T: DeserializeOwned>(text: &str, id: Option<u64>) -> Result<T, FrameError> {
     let mut json = serde_json::Deserializer::from_str(text);
     serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
-        let place = if path == "." {
-            String::new()
-        } else {
-            format!("{path}: ")
-        };
+        let place = if path == "." { String::new() } else { format!("{path}: ") };
         invalid(id, format!("{place}{}", error.into_inner()))
     })
 }
@@ -267,9 +250,7 @@ fn client_stream(name: &str, user: Option<&UserId>) -> Result<Stream, String> {
         ("user", Some(user)) => Ok(Stream::User(user.clone())),
         ("everyone", _) => Ok(Stream::Everyone),
         _ if name.starts_with("topic:") => Stream::parse(name),
-        _ => Err(format!(
-            "stream must be user, everyone or topic:<name>; got {name:?}"
-        )),
+        _ => Err(format!("stream must be user, everyone or topic:<name>; got {name:?}")),
     }
 }
 
@@ -296,41 +277,20 @@ mod tests {
 
     #[test]
     fn an_ack_names_a_stream_as_the_client_sees_it() {
-        let frame = ClientFrame::parse(
-            r#"{"type":"ack","stream":"user","seq":119}"#,
-            Some(&alice()),
-        );
-        assert_eq!(
-            frame,
-            Ok(ClientFrame::Ack {
-                id: None,
-                stream: Stream::User(alice()),
-                seq: Seq(119)
-            })
-        );
-        assert!(
-            ClientFrame::parse(
-                r#"{"type":"ack","stream":"user:bob","seq":1}"#,
-                Some(&alice())
-            )
-            .is_err()
-        );
+        let frame = ClientFrame::parse(r#"{"type":"ack","stream":"user","seq":119}"#, Some(&alice()));
+        assert_eq!(frame, Ok(ClientFrame::Ack { id: None, stream: Stream::User(alice()), seq: Seq(119) }));
+        assert!(ClientFrame::parse(r#"{"type":"ack","stream":"user:bob","seq":1}"#, Some(&alice())).is_err());
     }
 
     #[test]
     fn hello_brings_device_topics_and_resume() {
         let text = r#"{"type":"hello","token":"t","device":"web-1","ack":"auto","topics":["news"],
             "resume":{"user":{"epoch":"k3","seq":118}},"ping":true}"#;
-        let Ok(ClientFrame::Hello(hello)) = ClientFrame::parse(text, None) else {
-            panic!("a hello")
-        };
+        let Ok(ClientFrame::Hello(hello)) = ClientFrame::parse(text, None) else { panic!("a hello") };
         assert_eq!(hello.ack, AckMode::Auto);
         assert_eq!(
             hello.resume_at(&Stream::User(alice())),
-            Some(ResumeAt {
-                epoch: Epoch(3),
-                seq: Seq(118)
-            })
+            Some(ResumeAt { epoch: Epoch(3), seq: Seq(118) })
         );
         assert_eq!(hello.resume_at(&Stream::Everyone), None);
     }
@@ -338,26 +298,10 @@ mod tests {
     #[test]
     fn errors_name_the_field_and_echo_the_id() {
         for (text, code, word) in [
-            (
-                r#"{"type":"ack","id":7,"stream":"user","seq":-1}"#,
-                ErrorCode::InvalidFrame,
-                "seq",
-            ),
-            (
-                r#"{"type":"ack","id":7,"stream":"user","seq":1,"extra":1}"#,
-                ErrorCode::InvalidFrame,
-                "extra",
-            ),
-            (
-                r#"{"type":"subscribe","id":7,"topic":"a b"}"#,
-                ErrorCode::InvalidFrame,
-                "topic",
-            ),
-            (
-                r#"{"type":"dance","id":7}"#,
-                ErrorCode::UnknownFrameType,
-                "dance",
-            ),
+            (r#"{"type":"ack","id":7,"stream":"user","seq":-1}"#, ErrorCode::InvalidFrame, "seq"),
+            (r#"{"type":"ack","id":7,"stream":"user","seq":1,"extra":1}"#, ErrorCode::InvalidFrame, "extra"),
+            (r#"{"type":"subscribe","id":7,"topic":"a b"}"#, ErrorCode::InvalidFrame, "topic"),
+            (r#"{"type":"dance","id":7}"#, ErrorCode::UnknownFrameType, "dance"),
         ] {
             let error = ClientFrame::parse(text, Some(&alice())).expect_err(text);
             assert_eq!((error.id, error.code), (Some(7), code), "{text}");

@@ -71,16 +71,8 @@ pub enum EnvelopeError {
 
 #[derive(Serialize, Deserialize)]
 enum Shape<'a> {
-    Stored(
-        #[serde(borrow)] Blob<'a>,
-        Option<u64>,
-        #[serde(borrow)] Vec<EntryShape<'a>>,
-    ),
-    Unstored(
-        #[serde(borrow)] Blob<'a>,
-        &'a str,
-        #[serde(borrow)] Vec<(StreamShape<'a>, Option<&'a str>)>,
-    ),
+    Stored(#[serde(borrow)] Blob<'a>, Option<u64>, #[serde(borrow)] Vec<EntryShape<'a>>),
+    Unstored(#[serde(borrow)] Blob<'a>, &'a str, #[serde(borrow)] Vec<(StreamShape<'a>, Option<&'a str>)>),
     Heads(#[serde(borrow)] Vec<(StreamShape<'a>, u32, u64)>),
     Blind(&'a str, u32),
 }
@@ -127,12 +119,8 @@ impl<'a> StreamShape<'a> {
 
     fn into_stream(self) -> Result<Stream, EnvelopeError> {
         match self {
-            Self::User(user) => crate::domain::UserId::new(user)
-                .map(Stream::User)
-                .map_err(damaged),
-            Self::Topic(topic) => crate::domain::TopicName::new(topic)
-                .map(Stream::Topic)
-                .map_err(damaged),
+            Self::User(user) => crate::domain::UserId::new(user).map(Stream::User).map_err(damaged),
+            Self::Topic(topic) => crate::domain::TopicName::new(topic).map(Stream::Topic).map_err(damaged),
             Self::Everyone => Ok(Stream::Everyone),
         }
     }
@@ -150,30 +138,17 @@ impl Item {
     /// Its bytes: an envelope of one item.
     pub fn encode(&self) -> Bytes {
         let shape = match self {
-            Self::Stored {
-                tail,
-                expires_at,
-                entries,
-            } => Shape::Stored(
+            Self::Stored { tail, expires_at, entries } => Shape::Stored(
                 Blob(&tail.0),
                 expires_at.map(|at| at.0),
                 entries.iter().map(EntryRef::shape).collect(),
             ),
-            Self::Unstored {
-                tail,
-                origin,
-                recipients,
-            } => Shape::Unstored(
+            Self::Unstored { tail, origin, recipients } => Shape::Unstored(
                 Blob(&tail.0),
                 origin.as_str(),
                 recipients
                     .iter()
-                    .map(|(stream, device)| {
-                        (
-                            StreamShape::of(stream),
-                            device.as_ref().map(DeviceId::as_str),
-                        )
-                    })
+                    .map(|(stream, device)| (StreamShape::of(stream), device.as_ref().map(DeviceId::as_str)))
                     .collect(),
             ),
             Self::Heads(heads) => Shape::Heads(
@@ -184,8 +159,7 @@ impl Item {
             ),
             Self::Blind { node, for_ms } => Shape::Blind(node.as_str(), *for_ms),
         };
-        let bytes =
-            postcard::to_extend(&shape, vec![VERSION]).expect("writing to a vector does not fail");
+        let bytes = postcard::to_extend(&shape, vec![VERSION]).expect("writing to a vector does not fail");
         bytes.into()
     }
 
@@ -212,10 +186,7 @@ impl Item {
             Shape::Stored(tail, expires_at, entries) => Self::Stored {
                 tail: Tail(envelope.slice_ref(tail.0)),
                 expires_at: expires_at.map(UnixMillis),
-                entries: entries
-                    .into_iter()
-                    .map(EntryRef::of_shape)
-                    .collect::<Result<_, _>>()?,
+                entries: entries.into_iter().map(EntryRef::of_shape).collect::<Result<_, _>>()?,
             },
             Shape::Unstored(tail, origin, recipients) => Self::Unstored {
                 tail: Tail(envelope.slice_ref(tail.0)),
@@ -228,15 +199,10 @@ impl Item {
             Shape::Heads(heads) => Self::Heads(
                 heads
                     .into_iter()
-                    .map(|(stream, epoch, head)| {
-                        Ok((stream.into_stream()?, Epoch(epoch), Seq(head)))
-                    })
+                    .map(|(stream, epoch, head)| Ok((stream.into_stream()?, Epoch(epoch), Seq(head))))
                     .collect::<Result<_, EnvelopeError>>()?,
             ),
-            Shape::Blind(node, for_ms) => Self::Blind {
-                node: NodeId::new(node).map_err(damaged)?,
-                for_ms,
-            },
+            Shape::Blind(node, for_ms) => Self::Blind { node: NodeId::new(node).map_err(damaged)?, for_ms },
         })
     }
 }
@@ -285,25 +251,14 @@ mod tests {
                 origin: NodeId::new("n2").expect("valid"),
                 recipients: vec![(Stream::Everyone, None)],
             },
-            Item::Heads(vec![(
-                Stream::Topic(TopicName::new("news").expect("valid")),
-                Epoch(1),
-                Seq(70_000),
-            )]),
-            Item::Blind {
-                node: NodeId::new("n1").expect("valid"),
-                for_ms: 3_000,
-            },
+            Item::Heads(vec![(Stream::Topic(TopicName::new("news").expect("valid")), Epoch(1), Seq(70_000))]),
+            Item::Blind { node: NodeId::new("n1").expect("valid"), for_ms: 3_000 },
         ]
     }
 
     #[test]
     fn envelopes_put_one_after_the_other_are_an_envelope() {
-        let mut envelope: Bytes = items()
-            .iter()
-            .flat_map(Item::encode)
-            .collect::<Vec<u8>>()
-            .into();
+        let mut envelope: Bytes = items().iter().flat_map(Item::encode).collect::<Vec<u8>>().into();
         let mut read = Vec::new();
         while let Some(item) = Item::decode(&mut envelope).expect("undamaged") {
             read.push(item);

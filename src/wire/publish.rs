@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::domain::{
-    DeviceId, Notification, NotificationId, Priority, Publication, Target, TopicName, Ttl,
-    UnixMillis, UserId,
+    DeviceId, Notification, NotificationId, Priority, Publication, Target, TopicName, Ttl, UnixMillis, UserId,
 };
 
 /// The longest `type` and `collapse_key`, in bytes.
@@ -40,10 +39,7 @@ pub struct Refused {
 }
 
 fn refused<T>(code: &'static str, detail: impl Into<String>) -> Result<T, Refused> {
-    Err(Refused {
-        code,
-        detail: detail.into(),
-    })
+    Err(Refused { code, detail: detail.into() })
 }
 
 #[derive(Deserialize)]
@@ -93,31 +89,16 @@ struct DeviceAddress {
 /// wrong type), `invalid_target`, `too_many_recipients`, `invalid_ttl` or `invalid_text`.
 pub fn parse(json: &[u8], limits: &Limits) -> Result<Publication, Refused> {
     let text = std::str::from_utf8(json).or_else(|error| {
-        refused(
-            "invalid_json",
-            format!("the request is not UTF-8 from byte {}", error.valid_up_to()),
-        )
+        refused("invalid_json", format!("the request is not UTF-8 from byte {}", error.valid_up_to()))
     })?;
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let request: Request<'_> =
-        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-            let path = error.path().to_string();
-            let inner = error.into_inner();
-            let code = if inner.is_data() {
-                "invalid_request"
-            } else {
-                "invalid_json"
-            };
-            let place = if path == "." || path == "?" {
-                String::new()
-            } else {
-                format!("{path}: ")
-            };
-            Refused {
-                code,
-                detail: format!("{place}{inner}"),
-            }
-        })?;
+    let request: Request<'_> = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        let code = if inner.is_data() { "invalid_request" } else { "invalid_json" };
+        let place = if path == "." || path == "?" { String::new() } else { format!("{path}: ") };
+        Refused { code, detail: format!("{place}{inner}") }
+    })?;
     if let Err(error) = deserializer.end() {
         return refused("invalid_json", error.to_string());
     }
@@ -135,12 +116,7 @@ pub fn parse(json: &[u8], limits: &Limits) -> Result<Publication, Refused> {
 }
 
 fn target(to: To, limits: &Limits) -> Result<Target, Refused> {
-    let given = [
-        to.users.is_some(),
-        to.devices.is_some(),
-        to.topic.is_some(),
-        to.everyone == Some(true),
-    ];
+    let given = [to.users.is_some(), to.devices.is_some(), to.topic.is_some(), to.everyone == Some(true)];
     match given.iter().filter(|given| **given).count() {
         1 => {}
         0 => {
@@ -152,9 +128,7 @@ fn target(to: To, limits: &Limits) -> Result<Target, Refused> {
         several => {
             return refused(
                 "invalid_target",
-                format!(
-                    "to must name one of users, devices, topic or everyone: true; got {several} of them"
-                ),
+                format!("to must name one of users, devices, topic or everyone: true; got {several} of them"),
             );
         }
     }
@@ -173,14 +147,10 @@ fn target(to: To, limits: &Limits) -> Result<Target, Refused> {
 
 fn check_count(field: &str, count: usize, limit: usize) -> Result<(), Refused> {
     match count {
-        0 => refused(
-            "invalid_target",
-            format!("{field} must name at least one; got an empty list"),
-        ),
-        _ if count > limit => refused(
-            "too_many_recipients",
-            format!("{field} may name at most {limit}; got {count}"),
-        ),
+        0 => refused("invalid_target", format!("{field} must name at least one; got an empty list")),
+        _ if count > limit => {
+            refused("too_many_recipients", format!("{field} may name at most {limit}; got {count}"))
+        }
         _ => Ok(()),
     }
 }
@@ -188,9 +158,7 @@ fn check_count(field: &str, count: usize, limit: usize) -> Result<(), Refused> {
 /// Keeps the first of equal ones, in order.
 fn without_doubles<T: Clone + Eq + std::hash::Hash>(list: Vec<T>) -> Vec<T> {
     let mut seen = HashSet::with_capacity(list.len());
-    list.into_iter()
-        .filter(|one| seen.insert(one.clone()))
-        .collect()
+    list.into_iter().filter(|one| seen.insert(one.clone())).collect()
 }
 
 fn ttl(seconds: Option<i64>, limits: &Limits) -> Result<Ttl, Refused> {
@@ -199,13 +167,9 @@ fn ttl(seconds: Option<i64>, limits: &Limits) -> Result<Ttl, Refused> {
         None => Ok(Ttl::UntilRetention),
         Some(Ok(0)) => Ok(Ttl::NowOrNever),
         Some(Ok(seconds)) if seconds <= max => Ok(Ttl::Lives(Duration::from_secs(seconds))),
-        Some(_) => refused(
-            "invalid_ttl",
-            format!(
-                "ttl must be in 0..={max} seconds; got {}",
-                seconds.unwrap_or(0)
-            ),
-        ),
+        Some(_) => {
+            refused("invalid_ttl", format!("ttl must be in 0..={max} seconds; got {}", seconds.unwrap_or(0)))
+        }
     }
 }
 
@@ -223,10 +187,7 @@ fn check_texts(request: &Request<'_>) -> Result<(), Refused> {
         if text.len() > longest {
             return refused(
                 "invalid_text",
-                format!(
-                    "{field} may have at most {longest} bytes; got {}",
-                    text.len()
-                ),
+                format!("{field} may have at most {longest} bytes; got {}", text.len()),
             );
         }
     }
@@ -293,18 +254,11 @@ pub fn accept(
     .expect("a notification has text keys only");
     if json.len() > limits.max_notification_bytes {
         let limit = limits.max_notification_bytes;
-        let detail = format!(
-            "a notification without its `to` may have at most {limit} bytes; got {}",
-            json.len()
-        );
+        let detail =
+            format!("a notification without its `to` may have at most {limit} bytes; got {}", json.len());
         return refused("notification_too_large", detail);
     }
-    Ok(Notification {
-        id,
-        created_at: now,
-        expires_at,
-        json: Bytes::from(json),
-    })
+    Ok(Notification { id, created_at: now, expires_at, json: Bytes::from(json) })
 }
 
 #[cfg(test)]

@@ -8,9 +8,7 @@ use serde::Serialize;
 
 use super::close::CloseCode;
 use super::frame::Frame;
-use crate::domain::{
-    ConnectionId, DeviceId, Epoch, NodeId, Seq, Stream, TopicName, UnixMillis, UserId,
-};
+use crate::domain::{ConnectionId, DeviceId, Epoch, NodeId, Seq, Stream, TopicName, UnixMillis, UserId};
 
 /// Codes of `error` frames; `docs/protocol.md` lists them, held to this list by a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -106,11 +104,7 @@ impl Tail {
 pub fn notification(stream: &Stream, seq: Option<Seq>, tail: &Tail) -> Frame {
     let mut head = String::with_capacity(96);
     // Writing to a string does not fail; ids need no escaping in JSON.
-    let _ = write!(
-        head,
-        r#"{{"type":"notification","stream":"{}","#,
-        stream.client_name()
-    );
+    let _ = write!(head, r#"{{"type":"notification","stream":"{}","#, stream.client_name());
     if let Some(seq) = seq {
         let _ = write!(head, r#""seq":{seq},"#);
     }
@@ -172,10 +166,7 @@ pub struct Welcome<'a> {
     pub degraded: bool,
 }
 
-fn display<S: serde::Serializer>(
-    value: &impl std::fmt::Display,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn display<S: serde::Serializer>(value: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 
@@ -190,8 +181,7 @@ struct Typed<'a, T> {
 }
 
 fn frame<T: Serialize>(kind: &'static str, id: Option<u64>, fields: &T) -> Frame {
-    let json =
-        serde_json::to_vec(&Typed { kind, id, fields }).expect("server frames have text keys only");
+    let json = serde_json::to_vec(&Typed { kind, id, fields }).expect("server frames have text keys only");
     Frame::text(&json, Bytes::new())
 }
 
@@ -232,11 +222,7 @@ pub fn gap(stream: &Stream, epoch: Epoch, from: Seq, to: Seq) -> Frame {
 
 /// A `refreshed` frame.
 pub fn refreshed(id: Option<u64>, expires_at: UnixMillis) -> Frame {
-    frame(
-        "refreshed",
-        id,
-        &serde_json::json!({ "expires_at": expires_at }),
-    )
+    frame("refreshed", id, &serde_json::json!({ "expires_at": expires_at }))
 }
 
 /// A `ping` frame, for clients that asked for JSON pings.
@@ -251,7 +237,8 @@ pub fn pong(id: Option<u64>) -> Frame {
 
 /// An `error` frame.
 pub fn error(id: Option<u64>, code: ErrorCode, message: &str) -> Frame {
-    let fields = serde_json::json!({ "code": code.as_str(), "message": message, "retry": code.is_retryable() });
+    let fields =
+        serde_json::json!({ "code": code.as_str(), "message": message, "retry": code.is_retryable() });
     frame("error", id, &fields)
 }
 
@@ -266,15 +253,7 @@ pub fn bye(code: CloseCode, reconnect_after: Option<Duration>) -> Frame {
     }
     let reconnect_after_ms =
         reconnect_after.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
-    frame(
-        "bye",
-        None,
-        &Bye {
-            code: code.code(),
-            reason: code.reason(),
-            reconnect_after_ms,
-        },
-    )
+    frame("bye", None, &Bye { code: code.code(), reason: code.reason(), reconnect_after_ms })
 }
 
 #[cfg(test)]
@@ -283,11 +262,7 @@ mod tests {
 
     fn text(frame: &Frame) -> String {
         let skip = if frame.head[1] == 126 { 4 } else { 2 };
-        let bytes: Vec<u8> = frame.head[skip..]
-            .iter()
-            .chain(frame.body.iter())
-            .copied()
-            .collect();
+        let bytes: Vec<u8> = frame.head[skip..].iter().chain(frame.body.iter()).copied().collect();
         String::from_utf8(bytes).expect("frames are UTF-8")
     }
 
