@@ -37,7 +37,9 @@ impl Admins {
         let mut found = None;
         for admin in &self.0 {
             if admin.token_hash.matches(bearer) {
-                found = Some(Admin { id: admin.id.clone() });
+                found = Some(Admin {
+                    id: admin.id.clone(),
+                });
             }
         }
         found
