@@ -6,6 +6,8 @@
 //!
 //! All methods may be called concurrently. Each has a deadline inside the implementation.
 
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,6 +28,13 @@ pub enum PresenceError {
     Timeout(Duration),
 }
 
+impl PresenceError {
+    /// A ticket of this name is kept already; random names never meet.
+    fn ticket_exists() -> Self {
+        Self::Unavailable("a ticket of this name is kept already".into())
+    }
+}
+
 /// One connection of one user, as announced.
 ///
 /// In Redis a member `node/connection/device` (device empty if it has none) of the sorted set `presence:{user}`.
@@ -39,6 +48,20 @@ pub struct Member {
     pub connection: ConnectionId,
     /// On which device.
     pub device: Option<DeviceId>,
+}
+
+impl Member {
+    /// The order of members in every answer: by node, connection, device.
+    fn in_order(&self, other: &Self) -> Ordering {
+        let key = |member: &Self| {
+            (
+                member.node.clone(),
+                member.connection,
+                member.device.clone(),
+            )
+        };
+        key(self).cmp(&key(other))
+    }
 }
 
 /// A thing that nodes hold someone for.
@@ -55,8 +78,27 @@ pub enum Route {
 pub struct Located {
     /// The nodes, each once, in order of id.
     pub nodes: Vec<NodeId>,
-    /// For a user: the live connections. Empty for a topic.
+    /// For a user: the live connections, by node, connection, device. Empty for a topic.
     pub members: Vec<Member>,
+}
+
+impl Located {
+    /// What is known of a user whose live members these are.
+    fn of_members(members: Vec<Member>) -> Self {
+        let nodes: BTreeSet<NodeId> = members.iter().map(|member| member.node.clone()).collect();
+        Self {
+            nodes: nodes.into_iter().collect(),
+            members,
+        }
+    }
+
+    /// What is known of a topic that these nodes read.
+    fn of_nodes(nodes: BTreeSet<NodeId>) -> Self {
+        Self {
+            nodes: nodes.into_iter().collect(),
+            members: Vec::new(),
+        }
+    }
 }
 
 /// A node's lease, as others see it.
@@ -110,8 +152,12 @@ pub trait Presence: Send + Sync {
 
     /// Makes these connections known for `ttl` from now, or known anew: announce and refresh are the same full
     /// write, so that whatever was forgotten is there again. When it returns, every later `locate` sees them.
-    /// Answers, for each, the *other* live members of that user: in the same order.
-    async fn announce(&self, members: &[Member], ttl: Duration) -> Result<Vec<Vec<Member>>, PresenceError>;
+    /// Answers, for each, the *other* live members of that user, those of the same call included: in the same order.
+    async fn announce(
+        &self,
+        members: &[Member],
+        ttl: Duration,
+    ) -> Result<Vec<Vec<Member>>, PresenceError>;
 
     /// Refreshes without an answer about others: one pipelined batch.
     async fn refresh(
@@ -140,8 +186,13 @@ pub trait Presence: Send + Sync {
     /// How far the local clock is ahead (positive) of the store's, in milliseconds. The embedded twin: 0.
     async fn skew_ms(&self) -> Result<i64, PresenceError>;
 
-    /// Keeps a single-use secret for `ttl`.
-    async fn put_ticket(&self, ticket: &str, value: &str, ttl: Duration) -> Result<(), PresenceError>;
+    /// Keeps a single-use secret for `ttl`. A name that is taken is an error and overwrites nothing: names are random.
+    async fn put_ticket(
+        &self,
+        ticket: &str,
+        value: &str,
+        ttl: Duration,
+    ) -> Result<(), PresenceError>;
 
     /// Takes a secret out: only one caller in the cluster gets it.
     async fn take_ticket(&self, ticket: &str) -> Result<Option<String>, PresenceError>;

@@ -1,0 +1,4 @@
+//! The contracts: one suite each, run on the embedded twin and on the real thing.
+
+mod presence;
+mod presence_redis;
