@@ -19,7 +19,7 @@ export class Cards {
 
   /** Shows a notification with the next picture; many at once cost one layout. */
   add(frame) {
-    this.push({ frame, element: card(frame, (stream, seq) => this.onAck(stream, seq)), acked: false });
+    this.push({ frame, acked: false, build: () => card(frame, (stream, seq) => this.onAck(stream, seq)) });
     this.unannounced.push(frame.notification.title || frame.notification.body || "without a title");
     this.announceSoon();
   }
@@ -27,7 +27,7 @@ export class Cards {
   /** A line between cards, where something is missing. */
   addGap({ stream, from, to }) {
     const text = `${from} to ${to} of ${stream} are beyond retention`;
-    this.push({ frame: null, element: el("li", { class: "gap" }, text), acked: true });
+    this.push({ frame: null, acked: true, build: () => el("li", { class: "gap" }, text) });
   }
 
   push(entry) {
@@ -39,6 +39,7 @@ export class Cards {
 
   draw() {
     const fresh = this.queue.splice(0).reverse();
+    for (const entry of fresh) entry.element = entry.build();
     this.list.prepend(...fresh.map((entry) => entry.element));
     this.cards.unshift(...fresh);
     for (const entry of this.cards.splice(MAX_CARDS)) entry.element.remove();

@@ -17,12 +17,15 @@ export function el(tag, props = {}, ...children) {
   return element;
 }
 
+// Made once: making a formatter costs more than all else that a line of the log needs.
+const TIME = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const DATE_AND_TIME = new Intl.DateTimeFormat([], { dateStyle: "full", timeStyle: "long" });
+
 /** A time of day as the reader's own clock shows it, with the whole date behind it. */
 export function clockTime(at) {
   const date = new Date(at);
   if (Number.isNaN(date.getTime())) return el("span", {}, String(at));
-  const text = date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit" });
-  return el("time", { datetime: date.toISOString(), title: date.toLocaleString() }, text);
+  return el("time", { datetime: date.toISOString(), title: DATE_AND_TIME.format(date) }, TIME.format(date));
 }
 
 /** What the browser keeps between visits. Private windows may refuse: then nothing is kept. */

@@ -19,6 +19,8 @@ const SAID = { in: "received", out: "sent", note: "note" };
 export class Log {
   constructor() {
     this.lines = [];
+    // How many of the newest lines are not drawn yet.
+    this.undrawn = 0;
     this.box = byId("log");
     this.list = byId("log-lines");
     this.box.addEventListener("toggle", () => this.redraw());
@@ -37,11 +39,18 @@ export class Log {
   add(line) {
     this.lines.unshift(line);
     this.lines.length = Math.min(this.lines.length, MAX_LINES);
-    if (!this.isShown(line)) return;
-    byId("log-last").textContent = `${ARROWS[line.direction]} ${line.text ?? line.frame.type}`;
+    if (this.undrawn === 0) requestAnimationFrame(() => this.draw());
+    this.undrawn = Math.min(this.undrawn + 1, MAX_LINES);
+  }
+
+  draw() {
+    const fresh = this.lines.slice(0, this.undrawn).filter((line) => this.isShown(line));
+    this.undrawn = 0;
+    if (fresh.length === 0) return;
+    byId("log-last").textContent = `${ARROWS[fresh[0].direction]} ${fresh[0].text ?? fresh[0].frame.type}`;
     // Closed, it costs nothing; it is drawn whole when it opens.
     if (!this.box.open) return;
-    this.list.prepend(row(line));
+    this.list.prepend(...fresh.map(row));
     while (this.list.children.length > MAX_LINES) this.list.lastChild.remove();
   }
 
@@ -50,6 +59,7 @@ export class Log {
   }
 
   redraw() {
+    this.undrawn = 0;
     const shown = this.box.open ? this.lines.filter((line) => this.isShown(line)) : [];
     this.list.replaceChildren(...shown.map(row));
   }

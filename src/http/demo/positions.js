@@ -71,14 +71,13 @@ export class Positions {
     this.save();
   }
 
-  /** Marks as acknowledged; false if it was already. */
+  /** Marks as acknowledged, to be kept by `save`; false if it was already. */
   ack(stream, seq) {
     const at = this.streams.get(stream);
     if (!at || seq <= at.acked) return false;
     at.acked = Math.min(seq, at.seq);
     // An ack has no answer: it may be lost with the connection, and is then sent again.
     at.unsure = true;
-    this.save();
     return true;
   }
 

@@ -133,6 +133,7 @@ export class Session {
   flushAcks() {
     for (const [stream, seq] of this.pendingAcks) this.connection.send({ type: "ack", stream, seq });
     this.pendingAcks.clear();
+    this.positions.save();
   }
 
   subscribe(topic) {
