@@ -18,15 +18,15 @@ export class Cards {
   }
 
   /** Shows a notification with the next picture; many at once cost one layout. */
-  add(frame) {
-    this.push({ frame, acked: false, build: () => card(frame, (stream, seq) => this.onAck(stream, seq)) });
+  add(frame, epoch) {
+    this.push({ frame, epoch, acked: false, build: () => card(frame, (stream, seq) => this.onAck(stream, seq)) });
     this.unannounced.push(frame.notification.title || frame.notification.body || "without a title");
     this.announceSoon();
   }
 
   /** A line between cards, where something is missing. */
   addGap({ stream, from, to }) {
-    const text = `${from} to ${to} of ${stream} are beyond retention`;
+    const text = to < from ? `${stream} began anew` : `${from} to ${to} of ${stream} are gone`;
     this.push({ frame: null, acked: true, build: () => el("li", { class: "gap" }, text) });
   }
 
@@ -47,10 +47,12 @@ export class Cards {
   }
 
   /** Brings buttons and counters in line with what is acknowledged. */
-  refresh(isAcked = this.isAcked) {
-    this.isAcked = isAcked;
-    for (const entry of this.cards) {
-      if (!entry.acked && entry.frame.seq && isAcked?.(entry.frame.stream, entry.frame.seq)) markAcked(entry);
+  refresh(positions = this.positions) {
+    this.positions = positions;
+    for (const entry of positions ? this.waiting() : []) {
+      const { stream, seq } = entry.frame;
+      if (positions.epoch(stream) !== entry.epoch) settle(entry, "No longer in the stream");
+      else if (positions.isAcked(stream, seq)) settle(entry, "✓ Acknowledged");
     }
     const waiting = this.waiting().length;
     byId("empty").hidden = this.cards.length > 0;
@@ -97,12 +99,13 @@ export class Cards {
   }
 }
 
-function markAcked(entry) {
+/** Nothing is left to do with this card. */
+function settle(entry, text) {
   entry.acked = true;
   entry.element.classList.add("acked");
   const button = entry.element.querySelector(".ack");
   const hadFocus = document.activeElement === button;
-  button.replaceWith(el("span", { class: "done" }, "✓ Acknowledged"));
+  button.replaceWith(el("span", { class: "done" }, text));
   // Keyboard users stay where they were instead of falling back to the top of the page.
   if (hadFocus) entry.element.focus({ preventScroll: true });
 }

@@ -75,8 +75,9 @@ function startSession(user, device) {
     on: {
       state: (state) => stateChanged(state),
       frame: (direction, frame) => log.frame(direction, frame),
-      notification: (frame) => cards.add(frame),
+      notification: (frame, epoch) => cards.add(frame, epoch),
       gap: (frame) => cards.addGap(frame),
+      error: (frame) => (byId("session-error").textContent = frame.message),
       note: (text) => log.note(text),
       topic: topicChanged,
       streams: drawSoon,
@@ -88,6 +89,7 @@ function startSession(user, device) {
 
 function stateChanged(state) {
   showState(state);
+  if (state.name === "connecting") byId("session-error").textContent = "";
   if (state.why) log.note(state.why);
   const busy = state.name === "live" || state.name === "connecting";
   for (const id of ["user", "device"]) byId(id).readOnly = busy;
@@ -101,17 +103,16 @@ function drawSoon() {
   requestAnimationFrame(() => {
     drawing = false;
     showStreams(page.session?.positions);
-    cards.refresh((stream, seq) => page.session.positions.isAcked(stream, seq));
+    cards.refresh(page.session?.positions);
   });
 }
 
-function topicChanged(topic, status, error) {
+function topicChanged(topic, status) {
   showTopic(topic, status, (name) => follow(name, false));
-  if (error) byId("topic-error").textContent = `${topic}: ${error.message}`;
 }
 
 function follow(topic, wanted) {
-  byId("topic-error").textContent = "";
+  byId("session-error").textContent = "";
   if (page.session) page.session[wanted ? "subscribe" : "unsubscribe"](topic);
   else {
     page.topics[wanted ? "add" : "delete"](topic);

@@ -7,7 +7,7 @@ const MAX_LINES = 200;
 
 // Frames that deserve a sentence; the raw frame stands below it.
 const SENTENCES = {
-  gap: (frame) => `Gap in ${frame.stream}: ${frame.from} to ${frame.to} are beyond retention.`,
+  gap: ({ stream, from, to }) => (to < from ? `${stream} began anew.` : `Gap in ${stream}: ${from} to ${to} are gone.`),
   caught_up: (frame) => `Caught up with ${frame.stream}, through ${frame.through}.`,
   error: (frame) => `Error ${frame.code}: ${frame.message}`,
   bye: (frame) => `The server says goodbye: ${frame.reason} (${frame.code}).`,

@@ -11,7 +11,7 @@ export class Positions {
     this.key = `positions:${user}/${device}`;
     this.streams = new Map();
     for (const [name, { epoch, seq }] of Object.entries(store.read(this.key, {}))) {
-      this.streams.set(name, { epoch, seq, acked: seq, head: seq, followed: false });
+      this.streams.set(name, { epoch, seq, acked: seq, head: seq, followed: false, unsure: true });
     }
   }
 
@@ -63,15 +63,19 @@ export class Positions {
     at.head = Math.max(at.head, through);
   }
 
-  /** Retention removed `from..=to`: there is nothing to wait for in it. */
-  gap(stream, from, to) {
-    this.passed(stream, to);
+  /** Retention removed `from..=to`, or the stream began anew: then it goes on after a lower `to`. */
+  gap({ stream, epoch, from, to }) {
     const at = this.streams.get(stream);
-    if (at && at.acked >= from - 1) at.acked = Math.max(at.acked, to);
+    if (!at) return;
+    const anew = (epoch && epoch !== at.epoch) || to < at.seq;
+    if (anew || at.acked >= from - 1) at.acked = to;
+    if (anew) Object.assign(at, { epoch: epoch ?? at.epoch, head: to, unsure: false });
+    at.seq = to;
+    at.head = Math.max(at.head, to);
     this.save();
   }
 
-  /** Marks as acknowledged, to be kept by `save`; false if it was already. */
+  /** Marks as acknowledged, to be kept by `save`; false if there was nothing to mark. */
   ack(stream, seq) {
     const at = this.streams.get(stream);
     if (!at || seq <= at.acked) return false;
@@ -81,13 +85,19 @@ export class Positions {
     return true;
   }
 
-  /** Acks of this page that an earlier connection may not have carried; `[stream, seq]` each. */
+  /** Acks that an earlier connection may not have carried; `[stream, seq]` each. */
   unsureAcks() {
-    return [...this.streams].filter(([, at]) => at.followed && at.unsure).map(([name, at]) => [name, at.acked]);
+    const unsure = [...this.streams].filter(([, at]) => at.followed && at.unsure && at.acked > 0);
+    return unsure.map(([name, at]) => [name, at.acked]);
   }
 
   isAcked(stream, seq) {
     return seq <= (this.streams.get(stream)?.acked ?? 0);
+  }
+
+  /** Tells seqs of different lives of a stream apart. */
+  epoch(stream) {
+    return this.streams.get(stream)?.epoch;
   }
 
   save() {

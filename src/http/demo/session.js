@@ -12,8 +12,8 @@ const REFRESH_AHEAD_MS = 60_000;
 export class Session {
   /**
    * `identity`: `{user, device, topics}`, `credentials()`: resolves to `{token, expiresAt}`.
-   * `on`: `state(state)`, `frame(direction, frame)`, `notification(frame)`, `streams()`,
-   * `topic(name, status, error)`, `gap(frame)`, `note(text)`.
+   * `on`: `state(state)`, `frame(direction, frame)`, `notification(frame, epoch)`, `streams()`,
+   * `topic(name, status)`, `gap(frame)`, `error(frame)`, `note(text)`.
    */
   constructor({ identity, credentials, on }) {
     this.identity = identity;
@@ -87,7 +87,7 @@ export class Session {
       if (seq !== undefined && seq !== null && !this.positions.accept(stream, seq)) {
         return this.on.note(`Dropped a double: ${stream} ${seq}`);
       }
-      this.on.notification(frame);
+      this.on.notification(frame, this.positions.epoch(stream));
       if (this.autoAck && seq) this.ack(stream, seq);
       this.on.streams();
     },
@@ -96,7 +96,8 @@ export class Session {
       this.on.streams();
     },
     gap(frame) {
-      this.positions.gap(frame.stream, frame.from, frame.to);
+      this.pendingAcks.delete(frame.stream);
+      this.positions.gap(frame);
       this.on.gap(frame);
       this.on.streams();
     },
@@ -106,13 +107,21 @@ export class Session {
       this.on.topic(frame.stream.replace(/^topic:/, ""), "on");
       this.on.streams();
     },
+    unsubscribed({ stream }) {
+      // Asked for, it is gone from the list already; else a newer token no longer allows it.
+      const topic = stream.replace(/^topic:/, "");
+      this.positions.unfollow(stream);
+      if (this.identity.topics.has(topic)) this.on.topic(topic, "off");
+      this.on.streams();
+    },
     refreshed({ expires_at: expiresAt }) {
       this.expiresAt = expiresAt;
       this.scheduleRefresh();
     },
     error(frame) {
       const request = this.answered(frame.id);
-      if (request?.topic) this.on.topic(request.topic, "off", frame);
+      if (request?.topic) this.on.topic(request.topic, "off");
+      this.on.error(frame);
     },
   };
 
