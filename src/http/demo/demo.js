@@ -12,7 +12,7 @@ import { Session } from "./session.js";
 
 const REQUEST_DEADLINE_MS = 10_000;
 
-const page = { trial: false, session: null, publisherKey: null, topics: new Set(store.read("topics", ["news"])) };
+const page = { trial: false, session: null, publisherKey: null, topics: new Set() };
 
 const log = new Log();
 const cards = new Cards({ onAck: (stream, seq) => page.session?.ack(stream, seq) });
@@ -118,7 +118,8 @@ function follow(topic, wanted) {
     page.topics[wanted ? "add" : "delete"](topic);
     topicChanged(topic, wanted ? "waiting" : "gone");
   }
-  store.write("topics", [...page.topics]);
+  // Elsewhere the next token may allow other topics, and one too many refuses the connection.
+  if (page.trial) store.write("topics", [...page.topics]);
 }
 
 /** Whose token it is. Only for what the page shows and keeps; the node checks it. */
@@ -158,7 +159,6 @@ function prepare() {
   byId("user").value = store.read("user", "") || "alice";
   byId("device").value = store.read("device", "") || `web-${random}`;
   byId("auto-ack").checked = store.read("auto-ack", false);
-  for (const topic of page.topics) topicChanged(topic, "waiting");
   publisher.aimAt(byId("user").value, byId("device").value);
   listen();
 }
@@ -178,8 +178,9 @@ async function start() {
   byId("user-field").hidden = !page.trial;
   byId("identity").classList.toggle("single", !page.trial);
   byId("user").disabled = !page.trial;
-  if (page.trial) connect();
-  else showState({ name: "idle" });
+  if (!page.trial) return showState({ name: "idle" });
+  for (const topic of store.read("topics", ["news"])) follow(topic, true);
+  connect();
 }
 
 start();

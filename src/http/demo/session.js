@@ -111,7 +111,7 @@ export class Session {
       // Asked for, it is gone from the list already; else a newer token no longer allows it.
       const topic = stream.replace(/^topic:/, "");
       this.positions.unfollow(stream);
-      if (this.identity.topics.has(topic)) this.on.topic(topic, "off");
+      if (this.identity.topics.has(topic)) this.refused(topic);
       this.on.streams();
     },
     refreshed({ expires_at: expiresAt }) {
@@ -120,10 +120,16 @@ export class Session {
     },
     error(frame) {
       const request = this.answered(frame.id);
-      if (request?.topic) this.on.topic(request.topic, "off");
+      if (request?.topic) this.refused(request.topic);
       this.on.error(frame);
     },
   };
+
+  /** Not asked for again: a `hello` with a topic that the token does not allow is refused as a whole. */
+  refused(topic) {
+    this.identity.topics.delete(topic);
+    this.on.topic(topic, "off");
+  }
 
   answered(id) {
     const request = this.requests.get(id);
