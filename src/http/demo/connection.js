@@ -21,8 +21,10 @@ export class Connection {
     this.attempt = 0;
     // Rises whenever what is under way is abandoned, so that late answers find out.
     this.generation = 0;
-    // The network is back, or the tab is looked at again: do not sit out the delay.
-    window.addEventListener("online", () => this.state.name === "waiting" && this.connect());
+    // The network is back, or the tab (whose timers slept) is looked at again: do not sit out the delay.
+    const hurry = () => this.state.name === "waiting" && !document.hidden && this.connect();
+    window.addEventListener("online", hurry);
+    document.addEventListener("visibilitychange", hurry);
   }
 
   /** Connects now, whatever was before. */
@@ -89,8 +91,10 @@ export class Connection {
     this.setState({ name: "live", welcome });
   }
 
-  closed(code, reason) {
+  closed(closeCode, reason) {
     const bye = this.bye;
+    // What `bye` said holds, even if the close frame after it was lost with the connection.
+    const code = bye?.code ?? closeCode;
     this.abandon();
     const why = meaning(code, bye?.reason || reason);
     if (!comesBack(code)) return this.setState({ name: "stopped", code, why });

@@ -102,7 +102,7 @@ export function showTopic(topic, status, onRemove) {
   const fresh = el(
     "li",
     { data: { topic, status } },
-    topic,
+    el("span", {}, topic),
     el("button", { type: "button", "aria-label": `Stop following ${topic}`, onclick: () => onRemove(topic) }, "×"),
   );
   if (chip) chip.dataset.status = status;
