@@ -4,4 +4,11 @@
     reason = "modules of one test binary speak through pub items"
 )]
 
+#[expect(
+    dead_code,
+    reason = "it speaks the whole protocol; tests look at what they are about"
+)]
 mod support;
+
+mod tidy;
+mod topology;
