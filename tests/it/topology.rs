@@ -208,7 +208,11 @@ async fn nginx_carries_websockets_to_the_node_that_is_there() {
 
 #[tokio::test]
 async fn nginx_sends_a_post_to_another_node_only_if_the_first_never_had_it() {
-    let (cutting, cut) = stand_in(|_| String::new()).await;
+    let cut_posts = |head: &str| match head.starts_with("POST") {
+        true => String::new(),
+        false => echo(head),
+    };
+    let (cutting, cut) = stand_in(cut_posts).await;
     let folder = TempDir::new().expect("a temporary folder");
     let nginx = Nginx::start(folder.path(), [cutting, cutting]).await;
     let before = cut.load(Ordering::Relaxed);

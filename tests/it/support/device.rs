@@ -310,3 +310,108 @@ pub async fn all_received(devices: &mut [Device], deadline: Duration, count: usi
     })
     .await;
 }
+
+/// The device itself, against a server that plays a script: what it hides would be hidden from
+/// every test.
+mod tests {
+    use futures_util::{SinkExt, StreamExt};
+    use serde_json::{Value, json};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+    use tokio_tungstenite::{WebSocketStream, accept_hdr_async};
+
+    use super::{Device, DeviceOptions};
+    use crate::support::DEADLINE;
+
+    type Socket = WebSocketStream<TcpStream>;
+
+    async fn accept(listener: &TcpListener) -> (Socket, Value) {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        #[expect(
+            clippy::result_large_err,
+            clippy::unnecessary_wraps,
+            reason = "the library's callback"
+        )]
+        fn choose(_: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+            let protocol = "fanfare.v1".parse().expect("a header");
+            response
+                .headers_mut()
+                .insert("sec-websocket-protocol", protocol);
+            Ok(response)
+        }
+        let mut socket = accept_hdr_async(stream, choose).await.expect("an upgrade");
+        let hello = receive(&mut socket).await;
+        (socket, hello)
+    }
+
+    async fn receive(socket: &mut Socket) -> Value {
+        let message = socket.next().await.expect("open").expect("a message");
+        serde_json::from_str(message.to_text().expect("text")).expect("JSON")
+    }
+
+    async fn send(socket: &mut Socket, frame: Value) {
+        socket
+            .send(Message::text(frame.to_string()))
+            .await
+            .expect("open");
+    }
+
+    fn welcome(epoch: &str, from: u64) -> Value {
+        json!({
+            "type": "welcome", "connection": "c", "node": "n1", "user": "alice", "device": "phone",
+            "time": "2026-01-01T00:00:00Z", "heartbeat_ms": 25000, "unread": 0, "version": 1, "degraded": false,
+            "streams": [{"stream": "user", "epoch": epoch, "head": 9, "from": from, "gap": false}],
+        })
+    }
+
+    fn notification(seq: u64) -> Value {
+        json!({"type": "notification", "stream": "user", "seq": seq, "notification": {"id": "i", "data": seq}})
+    }
+
+    #[tokio::test]
+    async fn a_device_comes_back_where_it_was_and_hides_doubles_but_no_loss() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("it is bound");
+        let mut device = Device::start(DeviceOptions {
+            ws_url: format!("ws://{address}/v1/connect"),
+            token: "token".to_owned(),
+            device: "phone".to_owned(),
+            topics: vec![],
+        });
+
+        let (mut socket, hello) = accept(&listener).await;
+        assert_eq!(
+            (&hello["device"], &hello["resume"]),
+            (&json!("phone"), &json!({}))
+        );
+        send(&mut socket, welcome("k1", 3)).await;
+        for seq in [4, 6] {
+            send(&mut socket, notification(seq)).await;
+            let ack = receive(&mut socket).await;
+            assert_eq!(ack, json!({"type": "ack", "stream": "user", "seq": seq}));
+        }
+        // As a killed node does it: no close frame.
+        drop(socket);
+
+        let (mut socket, hello) = accept(&listener).await;
+        assert_eq!(hello["resume"], json!({"user": {"epoch": "k1", "seq": 6}}));
+        send(&mut socket, welcome("k1", 6)).await;
+        // 5 comes too late: it stays away from the application, as with any client that goes by seq.
+        for seq in [6, 5, 7] {
+            send(&mut socket, notification(seq)).await;
+        }
+        device.received(DEADLINE, 3).await;
+        assert_eq!(device.data("user"), [4, 6, 7]);
+        assert_eq!(device.diary().doubles, 2);
+        assert_eq!(device.diary().closes, [1006]);
+        drop(socket);
+
+        // Another epoch: seqs begin anew.
+        let (mut socket, _) = accept(&listener).await;
+        send(&mut socket, welcome("k2", 0)).await;
+        send(&mut socket, notification(1)).await;
+        device.received(DEADLINE, 4).await;
+        assert_eq!(device.data("user"), [4, 6, 7, 1]);
+    }
+}
