@@ -32,7 +32,7 @@ def main() -> int:
     notification = {"to": {"users": [arguments.user]}, "type": "example", "title": arguments.title}
     properties = pika.BasicProperties(
         content_type="application/json",
-        delivery_mode=pika.DeliveryMode.Persistent.value if hasattr(pika, "DeliveryMode") else 2,
+        delivery_mode=2,  # persistent
         message_id=arguments.id,
         # Checked by RabbitMQ against the login, so that nobody can publish as somebody else.
         user_id=parameters.credentials.username,
