@@ -15,7 +15,9 @@
 
 pub mod broker;
 pub mod clock;
+pub mod delivery;
 pub mod domain;
+pub mod gateway;
 pub mod inbox;
 pub mod metrics;
 pub mod presence;

@@ -1,0 +1,3 @@
+//! Delivery: what joins connections, the hub and the inbox.
+
+pub mod outlet;
