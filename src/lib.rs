@@ -13,6 +13,7 @@
 //!   -> domain | metrics | clock
 //! ```
 
+pub mod auth;
 pub mod broker;
 pub mod clock;
 pub mod domain;
