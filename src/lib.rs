@@ -16,6 +16,7 @@
 pub mod auth;
 pub mod broker;
 pub mod clock;
+pub mod config;
 pub mod domain;
 pub mod inbox;
 pub mod metrics;
