@@ -14,10 +14,9 @@
 //! ```
 
 pub mod auth;
-pub mod batch;
 pub mod broker;
 pub mod clock;
-pub mod delivery;
+pub mod config;
 pub mod domain;
 pub mod gateway;
 pub mod inbox;

@@ -11,7 +11,6 @@ mod pattern;
 mod publisher;
 mod secret;
 mod sign;
-pub mod ticket;
 mod token;
 
 pub use admin::{Admin, AdminSettings, Admins};
