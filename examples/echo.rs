@@ -24,9 +24,7 @@ struct Echo(Arc<Socket>);
 impl Peer for Echo {
     fn on_text(&self, text: &str) -> Result<(), CloseCode> {
         // An echo has nowhere to stop: the rate bound of the socket keeps the queue small.
-        let _ = self
-            .0
-            .push(Frame::text(b"", Bytes::copy_from_slice(text.as_bytes())));
+        let _ = self.0.push(Frame::text(b"", Bytes::copy_from_slice(text.as_bytes())));
         Ok(())
     }
     fn on_pong(&self) {}
@@ -47,30 +45,16 @@ async fn main() -> anyhow::Result<()> {
         settings.frames_per_second = rate.parse().context("the second is frames a second")?;
         settings.frame_burst = settings.frames_per_second.saturating_mul(2);
     }
-    let lifetime = Lifetime {
-        tracker: TaskTracker::new(),
-        stop: CancellationToken::new(),
-    };
+    let lifetime = Lifetime { tracker: TaskTracker::new(), stop: CancellationToken::new() };
     let metrics = Metrics::new().gateway;
-    let sockets = Sockets::start(
-        settings,
-        metrics.clone(),
-        lifetime.tracker.clone(),
-        lifetime.stop.clone(),
-    );
+    let sockets = Sockets::start(settings, metrics.clone(), lifetime.tracker.clone(), lifetime.stop.clone());
     let routes = warp::get().and(upgrade(sockets, |_handshake| async {
         Decision::Accept(Box::new(|socket| Arc::new(Echo(socket))))
     }));
     let service = TowerToHyperService::new(warp::service(routes));
     let listener = accept::bind(address).with_context(|| format!("cannot listen on {address}"))?;
     println!("echo on ws://{}/", listener.local_addr()?);
-    let serving = accept::serve(
-        listener,
-        service,
-        AcceptSettings::default(),
-        lifetime.clone(),
-        metrics,
-    );
+    let serving = accept::serve(listener, service, AcceptSettings::default(), lifetime.clone(), metrics);
     tokio::select! {
         () = serving => {}
         result = tokio::signal::ctrl_c() => result?,

@@ -37,9 +37,7 @@ impl Admins {
         let mut found = None;
         for admin in &self.0 {
             if admin.token_hash.matches(bearer) {
-                found = Some(Admin {
-                    id: admin.id.clone(),
-                });
+                found = Some(Admin { id: admin.id.clone() });
             }
         }
         found

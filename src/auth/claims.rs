@@ -44,11 +44,7 @@ pub(super) struct Claims {
 
 impl Claims {
     /// Checks time, issuer and audience. Answers from when the token is refused.
-    pub(super) fn check(
-        &self,
-        settings: &TokenSettings,
-        now: UnixMillis,
-    ) -> Result<UnixMillis, TokenError> {
+    pub(super) fn check(&self, settings: &TokenSettings, now: UnixMillis) -> Result<UnixMillis, TokenError> {
         let exp = self.exp.ok_or(TokenError::Claim { claim: "exp" })?.0;
         let expires_at = exp.after(settings.leeway);
         // RFC 7519 section 4.1.4: "on or after which the JWT MUST NOT be accepted".
@@ -72,12 +68,9 @@ impl Claims {
 
     /// Whether `scope` (RFC 8693 section 4.2: space-separated; or a list) names `wanted`.
     pub(super) fn has_scope(&self, wanted: &str) -> bool {
-        self.scope.as_ref().is_some_and(|scope| {
-            scope
-                .iter()
-                .flat_map(|text| text.split(' '))
-                .any(|one| one == wanted)
-        })
+        self.scope
+            .as_ref()
+            .is_some_and(|scope| scope.iter().flat_map(|text| text.split(' ')).any(|one| one == wanted))
     }
 
     pub(super) fn into_user(self, expires_at: UnixMillis) -> Result<UserClaims, TokenError> {
@@ -97,10 +90,7 @@ pub(super) fn patterns<K: Kind>(
     claim: &'static str,
     texts: Vec<String>,
 ) -> Result<Vec<Pattern<K>>, TokenError> {
-    texts
-        .iter()
-        .map(|text| Pattern::new(text).map_err(|_| TokenError::Claim { claim }))
-        .collect()
+    texts.iter().map(|text| Pattern::new(text).map_err(|_| TokenError::Claim { claim })).collect()
 }
 
 /// RFC 7519 section 2: seconds since 1970, perhaps with a fraction. Before 1970 is 1970.

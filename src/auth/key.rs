@@ -22,15 +22,8 @@ pub enum Algorithm {
 
 impl Algorithm {
     /// All that Fanfare takes.
-    pub const ALL: [Self; 7] = [
-        Self::HS256,
-        Self::HS384,
-        Self::HS512,
-        Self::RS256,
-        Self::PS256,
-        Self::ES256,
-        Self::EdDSA,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::HS256, Self::HS384, Self::HS512, Self::RS256, Self::PS256, Self::ES256, Self::EdDSA];
 
     /// The `alg` of RFC 7518.
     pub fn as_str(self) -> &'static str {
@@ -74,9 +67,7 @@ impl std::str::FromStr for Algorithm {
         Self::ALL
             .into_iter()
             .find(|algorithm| algorithm.as_str() == text)
-            .ok_or_else(|| KeyError::Algorithm {
-                name: text.to_owned(),
-            })
+            .ok_or_else(|| KeyError::Algorithm { name: text.to_owned() })
     }
 }
 
@@ -154,12 +145,7 @@ impl VerifyingKey {
         validation.validate_exp = false;
         validation.validate_nbf = false;
         validation.validate_aud = false;
-        Ok(Self {
-            id: settings.id.clone(),
-            algorithm,
-            decoding,
-            validation,
-        })
+        Ok(Self { id: settings.id.clone(), algorithm, decoding, validation })
     }
 }
 
@@ -176,10 +162,7 @@ fn decoding_key(algorithm: Algorithm, key: &str) -> Result<DecodingKey, KeyError
         Algorithm::ES256 => DecodingKey::from_ec_pem(key.as_bytes()),
         _ => DecodingKey::from_ed_pem(key.as_bytes()),
     };
-    let unusable = KeyError::Unusable {
-        algorithm,
-        what: "public key",
-    };
+    let unusable = KeyError::Unusable { algorithm, what: "public key" };
     let decoding = read.map_err(|_| unusable.clone())?;
     if is_usable(algorithm, decoding.try_get_as_bytes().unwrap_or_default()) {
         Ok(decoding)
@@ -201,20 +184,12 @@ fn is_usable(algorithm: Algorithm, key: &[u8]) -> bool {
     }
 }
 
-pub(super) fn check_secret(
-    algorithm: Algorithm,
-    secret: &str,
-    at_least: usize,
-) -> Result<(), KeyError> {
+pub(super) fn check_secret(algorithm: Algorithm, secret: &str, at_least: usize) -> Result<(), KeyError> {
     if secret.contains("-----BEGIN") {
         return Err(KeyError::PemAsSecret { algorithm });
     }
     if secret.len() < at_least {
-        return Err(KeyError::ShortSecret {
-            algorithm,
-            at_least,
-            got: secret.len(),
-        });
+        return Err(KeyError::ShortSecret { algorithm, at_least, got: secret.len() });
     }
     Ok(())
 }

@@ -58,23 +58,15 @@ impl<K: Kind> Pattern<K> {
                 word => Id::<K>::new(word).is_ok(),
             };
             if !well_formed {
-                return Err(PatternError::Shape {
-                    text: text.to_owned(),
-                });
+                return Err(PatternError::Shape { text: text.to_owned() });
             }
         }
-        Ok(Self {
-            text: text.into(),
-            kind: PhantomData,
-        })
+        Ok(Self { text: text.into(), kind: PhantomData })
     }
 
     /// The pattern that everything matches: `#`.
     pub fn everything() -> Self {
-        Self {
-            text: "#".into(),
-            kind: PhantomData,
-        }
+        Self { text: "#".into(), kind: PhantomData }
     }
 
     /// Whether `id` is one of those meant.
@@ -99,10 +91,7 @@ impl<K: Kind> Pattern<K> {
 
 impl<K> Clone for Pattern<K> {
     fn clone(&self) -> Self {
-        Self {
-            text: self.text.clone(),
-            kind: PhantomData,
-        }
+        Self { text: self.text.clone(), kind: PhantomData }
     }
 }
 impl<K> PartialEq for Pattern<K> {
@@ -147,26 +136,16 @@ mod tests {
     #[test]
     fn a_star_is_one_level_and_a_last_hash_is_the_rest() {
         check("news", &["news"], &["new", "newsy", "news.eu", "a.news"]);
-        check(
-            "news.*",
-            &["news.eu", "news."],
-            &["news", "news.eu.at", "olds.eu"],
-        );
+        check("news.*", &["news.eu", "news."], &["news", "news.eu.at", "olds.eu"]);
         check("*.eu", &["news.eu"], &["eu", "news.us", "a.news.eu"]);
-        check(
-            "news.#",
-            &["news", "news.eu", "news.eu.at"],
-            &["newsy", "olds"],
-        );
+        check("news.#", &["news", "news.eu", "news.eu.at"], &["newsy", "olds"]);
         check("*.eu.#", &["news.eu", "news.eu.at"], &["news", "eu"]);
         check("#", &["news", "a.b.c"], &[]);
     }
 
     #[test]
     fn stars_and_hashes_are_levels_of_their_own() {
-        for bad in [
-            "", "news*", "#.news", "a.#.b", "a b", "a.##", "a/b", "é", "**",
-        ] {
+        for bad in ["", "news*", "#.news", "a.#.b", "a b", "a.##", "a/b", "é", "**"] {
             assert!(TopicPattern::new(bad).is_err(), "{bad:?}");
         }
         assert!(TopicPattern::new("x".repeat(128)).is_ok());

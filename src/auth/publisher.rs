@@ -89,10 +89,7 @@ impl Permissions {
         let (all_users, all_topics) = if limited {
             (vec![], vec![])
         } else {
-            (
-                vec![UserPattern::everything()],
-                vec![TopicPattern::everything()],
-            )
+            (vec![UserPattern::everything()], vec![TopicPattern::everything()])
         };
         Self(Arc::new(Allowed {
             users: limits.users.unwrap_or(all_users),
@@ -111,9 +108,7 @@ impl Permissions {
             Target::Devices(devices) => devices.iter().try_for_each(|(user, _)| self.user(user)),
             Target::Topic(topic) => self.topic(topic),
             Target::Everyone if self.0.everyone => Ok(()),
-            Target::Everyone => Err(Forbidden {
-                what: "everyone".to_owned(),
-            }),
+            Target::Everyone => Err(Forbidden { what: "everyone".to_owned() }),
         }
     }
 
@@ -121,18 +116,14 @@ impl Permissions {
         if self.0.users.iter().any(|pattern| pattern.matches(user)) {
             return Ok(());
         }
-        Err(Forbidden {
-            what: format!("user {user:?}"),
-        })
+        Err(Forbidden { what: format!("user {user:?}") })
     }
 
     fn topic(&self, topic: &TopicName) -> Result<(), Forbidden> {
         if self.0.topics.iter().any(|pattern| pattern.matches(topic)) {
             return Ok(());
         }
-        Err(Forbidden {
-            what: format!("topic {topic:?}"),
-        })
+        Err(Forbidden { what: format!("topic {topic:?}") })
     }
 }
 
@@ -185,29 +176,18 @@ impl Publishers {
         tokens: Arc<UserTokens>,
     ) -> Self {
         let entry = |settings: PublisherSettings| Entry {
-            publisher: Publisher {
-                id: settings.id,
-                may: Permissions::new(settings.limits),
-            },
+            publisher: Publisher { id: settings.id, may: Permissions::new(settings.limits) },
             key_hashes: settings.key_hashes,
             amqp_user: settings.amqp_user,
         };
-        Self {
-            entries: settings.into_iter().map(entry).collect(),
-            default,
-            tokens,
-        }
+        Self { entries: settings.into_iter().map(entry).collect(), default, tokens }
     }
 
     /// Who a bearer credential (an API key or a token of scope `publish`) belongs to.
     ///
     /// # Errors
     /// [`CredentialError`]; its [`code`](CredentialError::code) is for the client.
-    pub fn authenticate(
-        &self,
-        bearer: &str,
-        now: UnixMillis,
-    ) -> Result<Publisher, CredentialError> {
+    pub fn authenticate(&self, bearer: &str, now: UnixMillis) -> Result<Publisher, CredentialError> {
         if !bearer.starts_with(KEY_PREFIX) {
             let (claims, _) = self.tokens.verify_claims(bearer, now)?;
             return from_claims(claims);
@@ -236,10 +216,7 @@ impl Publishers {
     /// Who AMQP messages without a `user_id` are from; `None`: they are refused.
     pub fn default_publisher(&self) -> Option<&Publisher> {
         let default = self.default.as_ref()?;
-        self.entries
-            .iter()
-            .map(|entry| &entry.publisher)
-            .find(|publisher| publisher.id == *default)
+        self.entries.iter().map(|entry| &entry.publisher).find(|publisher| publisher.id == *default)
     }
 }
 
@@ -250,13 +227,6 @@ fn from_claims(claims: Claims) -> Result<Publisher, CredentialError> {
     let id = PublisherId::new(claims.sub.unwrap_or_default()).map_err(TokenError::from)?;
     let users = claims.users.map(|texts| patterns("users", texts));
     let topics = claims.topics.map(|texts| patterns("topics", texts));
-    let limits = Limits {
-        users: users.transpose()?,
-        topics: topics.transpose()?,
-        everyone: claims.everyone,
-    };
-    Ok(Publisher {
-        id,
-        may: Permissions::new(limits),
-    })
+    let limits = Limits { users: users.transpose()?, topics: topics.transpose()?, everyone: claims.everyone };
+    Ok(Publisher { id, may: Permissions::new(limits) })
 }

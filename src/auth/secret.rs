@@ -139,19 +139,13 @@ mod tests {
         let read: KeyHash = text.to_uppercase().parse().expect("a hash");
         assert!(read.matches("abc"));
         assert!(!read.matches("abd"));
-        assert_eq!(
-            "é".repeat(32).parse::<KeyHash>().err(),
-            Some(HashError { length: 64 })
-        );
+        assert_eq!("é".repeat(32).parse::<KeyHash>().err(), Some(HashError { length: 64 }));
         assert!("ba78".parse::<KeyHash>().is_err());
     }
 
     #[test]
     fn a_secret_does_not_show_itself() {
-        assert_eq!(
-            format!("{:?}", Some(Secret::new("hunter2"))),
-            "Some([redacted])"
-        );
+        assert_eq!(format!("{:?}", Some(Secret::new("hunter2"))), "Some([redacted])");
     }
 
     #[test]

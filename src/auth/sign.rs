@@ -60,23 +60,13 @@ impl SigningKey {
             Algorithm::ES256 => EncodingKey::from_ec_pem(key.as_bytes()),
             Algorithm::EdDSA => EncodingKey::from_ed_pem(key.as_bytes()),
             Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => {
-                check_secret(
-                    algorithm,
-                    key,
-                    algorithm.min_secret_bytes().unwrap_or_default(),
-                )?;
+                check_secret(algorithm, key, algorithm.min_secret_bytes().unwrap_or_default())?;
                 Ok(EncodingKey::from_secret(key.as_bytes()))
             }
         };
-        let unusable = KeyError::Unusable {
-            algorithm,
-            what: "private key",
-        };
-        let ready = Self {
-            id: settings.id.clone(),
-            algorithm,
-            encoding: read.map_err(|_| unusable.clone())?,
-        };
+        let unusable = KeyError::Unusable { algorithm, what: "private key" };
+        let ready =
+            Self { id: settings.id.clone(), algorithm, encoding: read.map_err(|_| unusable.clone())? };
         // A PEM of another kind of key shows only when it is used.
         match ready.sign(&Grant::default(), Duration::ZERO, UnixMillis::default()) {
             Ok(_) => Ok(ready),
@@ -91,15 +81,9 @@ impl SigningKey {
     pub fn sign(&self, grant: &Grant, ttl: Duration, now: UnixMillis) -> Result<String, KeyError> {
         let mut header = Header::new(self.algorithm.to_library());
         header.kid.clone_from(&self.id);
-        let payload = Payload {
-            grant,
-            iat: now.0 / 1000,
-            exp: now.after(ttl).0 / 1000,
-        };
-        jsonwebtoken::encode(&header, &payload, &self.encoding).map_err(|_| KeyError::Unusable {
-            algorithm: self.algorithm,
-            what: "private key",
-        })
+        let payload = Payload { grant, iat: now.0 / 1000, exp: now.after(ttl).0 / 1000 };
+        jsonwebtoken::encode(&header, &payload, &self.encoding)
+            .map_err(|_| KeyError::Unusable { algorithm: self.algorithm, what: "private key" })
     }
 }
 

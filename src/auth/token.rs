@@ -119,11 +119,7 @@ impl UserTokens {
                 Err(error) => errors.push((place, error)),
             }
         }
-        if errors.is_empty() {
-            Ok(Self { keys, settings })
-        } else {
-            Err(errors)
-        }
+        if errors.is_empty() { Ok(Self { keys, settings }) } else { Err(errors) }
     }
 
     /// Verifies a user's token.
@@ -149,9 +145,7 @@ impl UserTokens {
 
     fn claims(&self, token: &str) -> Result<Claims, TokenError> {
         if token.len() > MAX_TOKEN_BYTES {
-            return Err(TokenError::TooLong {
-                length: token.len(),
-            });
+            return Err(TokenError::TooLong { length: token.len() });
         }
         let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
         // RFC 7515 section 4.1.11: a critical extension that is not understood must be refused.
@@ -183,12 +177,12 @@ impl UserTokens {
 
 fn decode(token: &str, key: &VerifyingKey) -> Result<Claims, TokenError> {
     use jsonwebtoken::errors::ErrorKind;
-    jsonwebtoken::decode(token, &key.decoding, &key.validation)
-        .map(|data| data.claims)
-        .map_err(|error| match error.kind() {
+    jsonwebtoken::decode(token, &key.decoding, &key.validation).map(|data| data.claims).map_err(|error| {
+        match error.kind() {
             ErrorKind::InvalidSignature => TokenError::BadSignature,
             _ => TokenError::Malformed,
-        })
+        }
+    })
 }
 
 impl std::fmt::Debug for UserTokens {

@@ -18,9 +18,8 @@ use crate::domain::id::Kind;
 
 pub(super) fn read(reader: &mut Reader) -> AuthConfig {
     let issuer = reader.text("auth.users.issuer");
-    let audience = reader.list("auth.users.audience", "texts", |text| {
-        (!text.is_empty()).then(|| text.to_owned())
-    });
+    let audience =
+        reader.list("auth.users.audience", "texts", |text| (!text.is_empty()).then(|| text.to_owned()));
     let leeway = reader.millis("auth.users.leeway_ms", 0..=300_000);
     AuthConfig {
         users: TokenSettings {
@@ -40,11 +39,7 @@ fn keys(reader: &mut Reader, leeway: Duration) -> Vec<KeySettings> {
     let secret = reader.text("auth.users.secret");
     if !secret.is_empty() {
         paths.push("auth.users.secret".to_owned());
-        keys.push(KeySettings {
-            id: None,
-            algorithm: Algorithm::HS256,
-            key: Secret::new(secret),
-        });
+        keys.push(KeySettings { id: None, algorithm: Algorithm::HS256, key: Secret::new(secret) });
     }
     for mut table in tables(reader, "auth.users.keys") {
         if let Some(key) = key(&mut table) {
@@ -53,12 +48,7 @@ fn keys(reader: &mut Reader, leeway: Duration) -> Vec<KeySettings> {
         }
         table.finish(reader);
     }
-    let settings = TokenSettings {
-        keys: keys.clone(),
-        issuer: None,
-        audience: Vec::new(),
-        leeway,
-    };
+    let settings = TokenSettings { keys: keys.clone(), issuer: None, audience: Vec::new(), leeway };
     for (place, error) in UserTokens::new(settings).err().unwrap_or_default() {
         reader.problem(&paths[place], error.to_string());
     }
@@ -90,21 +80,12 @@ fn key(table: &mut Table) -> Option<KeySettings> {
             text.trim_end_matches(['\r', '\n']).to_owned()
         }
         _ => {
-            let message = format!(
-                "needs either {} or {} for {}",
-                names[0],
-                names[1],
-                algorithm.as_str()
-            );
+            let message = format!("needs either {} or {} for {}", names[0], names[1], algorithm.as_str());
             table.problem("", message);
             return None;
         }
     };
-    Some(KeySettings {
-        id,
-        algorithm,
-        key: Secret::new(key),
-    })
+    Some(KeySettings { id, algorithm, key: Secret::new(key) })
 }
 
 fn publishers(reader: &mut Reader) -> Vec<PublisherSettings> {
@@ -112,9 +93,7 @@ fn publishers(reader: &mut Reader) -> Vec<PublisherSettings> {
     for mut table in tables(reader, "auth.publishers") {
         if let Some(publisher) = publisher(&mut table) {
             let double_user = publisher.amqp_user.is_some()
-                && publishers
-                    .iter()
-                    .any(|other| other.amqp_user == publisher.amqp_user);
+                && publishers.iter().any(|other| other.amqp_user == publisher.amqp_user);
             if publishers.iter().any(|other| other.id == publisher.id) {
                 table.problem("id", format!("{} is used twice", publisher.id));
             }
@@ -133,10 +112,7 @@ fn publisher(table: &mut Table) -> Option<PublisherSettings> {
     let id = id.and_then(|id| table.note("id", PublisherId::new(id)));
     let hashes = table.texts("key_hashes").unwrap_or_default();
     let hashes: Vec<_> = hashes.iter().map(|hash| hash.parse::<KeyHash>()).collect();
-    let key_hashes = hashes
-        .into_iter()
-        .filter_map(|hash| table.note("key_hashes", hash))
-        .collect();
+    let key_hashes = hashes.into_iter().filter_map(|hash| table.note("key_hashes", hash)).collect();
     Some(PublisherSettings {
         key_hashes,
         amqp_user: table.text("amqp_user"),
@@ -170,11 +146,7 @@ fn admins(reader: &mut Reader) -> Vec<AdminSettings> {
 
 fn tables(reader: &mut Reader, key: &'static str) -> Vec<Table> {
     let tables = reader.tables(key).into_iter().enumerate();
-    let table = |(place, values)| Table {
-        path: format!("{key}[{place}]"),
-        values,
-        problems: Vec::new(),
-    };
+    let table = |(place, values)| Table { path: format!("{key}[{place}]"), values, problems: Vec::new() };
     tables.map(table).collect()
 }
 
@@ -194,9 +166,7 @@ impl Table {
 
     /// The value, or its error noted.
     fn note<T, E: ToString>(&mut self, name: &str, result: Result<T, E>) -> Option<T> {
-        result
-            .map_err(|error| self.problem(name, error.to_string()))
-            .ok()
+        result.map_err(|error| self.problem(name, error.to_string())).ok()
     }
 
     fn text(&mut self, name: &str) -> Option<String> {

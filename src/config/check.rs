@@ -42,9 +42,8 @@ fn sizes(reader: &mut Reader, config: &Config) {
         ("http.max_body_bytes", config.http.max_body_bytes),
     ] {
         if size < notification {
-            let message = format!(
-                "must be at least publish.max_notification_bytes ({notification}); got {size}"
-            );
+            let message =
+                format!("must be at least publish.max_notification_bytes ({notification}); got {size}");
             reader.problem(key, message);
         }
     }

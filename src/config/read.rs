@@ -30,12 +30,7 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(defaults: Leaves, entries: BTreeMap<String, Entry>) -> Self {
-        Self {
-            defaults,
-            entries,
-            problems: Vec::new(),
-            read: Vec::new(),
-        }
+        Self { defaults, entries, problems: Vec::new(), read: Vec::new() }
     }
 
     /// The keys that were read, for the test that none of `default.toml` is dead.
@@ -53,11 +48,7 @@ impl Reader {
     ) -> Result<Config, Vec<Problem>> {
         super::check::relations(&mut self, config);
         problems.append(&mut self.problems);
-        if problems.is_empty() {
-            Ok(config.clone())
-        } else {
-            Err(problems)
-        }
+        if problems.is_empty() { Ok(config.clone()) } else { Err(problems) }
     }
 
     /// Notes what is wrong with `key` (or with a part of it: `key[1].name`).
@@ -92,11 +83,7 @@ impl Reader {
     }
 
     /// A whole number within bounds.
-    pub(super) fn number<N: TryFrom<i64>>(
-        &mut self,
-        key: &'static str,
-        bounds: RangeInclusive<i64>,
-    ) -> N {
+    pub(super) fn number<N: TryFrom<i64>>(&mut self, key: &'static str, bounds: RangeInclusive<i64>) -> N {
         self.take(key, |value| {
             let limit = || format!("a whole number, {}-{}", bounds.start(), bounds.end());
             let number = match value {
@@ -134,9 +121,7 @@ impl Reader {
     pub(super) fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> T {
         let quoted: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
         let find = |text: &str| words.iter().find(|(word, _)| *word == text);
-        self.parsed(key, &quoted.join(" or "), |text| {
-            find(text).map(|(_, value)| *value)
-        })
+        self.parsed(key, &quoted.join(" or "), |text| find(text).map(|(_, value)| *value))
     }
 
     /// A list of texts that `parse` understands; `limit` says what each is.
@@ -151,10 +136,9 @@ impl Reader {
             _ => None,
         };
         self.take(key, |value| match value {
-            ValueKind::Array(items) => items
-                .iter()
-                .map(|value| item(value).ok_or_else(|| format!("a list of {limit}")))
-                .collect(),
+            ValueKind::Array(items) => {
+                items.iter().map(|value| item(value).ok_or_else(|| format!("a list of {limit}"))).collect()
+            }
             _ => Err(format!("a list of {limit}")),
         })
     }

@@ -10,9 +10,8 @@ use std::time::Duration;
 use super::read::Reader;
 use super::text::{has_scheme, origin};
 use super::{
-    AdminConfig, BrokerConfig, Config, DeliveryConfig, DrainConfig, GatewayConfig, HttpConfig,
-    InboxConfig, LogConfig, LogFormat, NodeConfig, PrefetchConfig, PresenceConfig, PublishConfig,
-    Store,
+    AdminConfig, BrokerConfig, Config, DeliveryConfig, DrainConfig, GatewayConfig, HttpConfig, InboxConfig,
+    LogConfig, LogFormat, NodeConfig, PrefetchConfig, PresenceConfig, PublishConfig, Store,
 };
 use crate::auth::Secret;
 use crate::domain::{NodeId, PublisherId};
@@ -26,8 +25,7 @@ enum Switch {
 }
 
 impl Switch {
-    const WORDS: [(&'static str, Self); 3] =
-        [("auto", Self::Auto), ("on", Self::On), ("off", Self::Off)];
+    const WORDS: [(&'static str, Self); 3] = [("auto", Self::Auto), ("on", Self::On), ("off", Self::Off)];
 
     fn decide(self, auto: bool) -> bool {
         match self {
@@ -45,9 +43,7 @@ pub(super) fn read(reader: &mut Reader) -> Config {
         is_trial: false,
         node: node(reader),
         http,
-        admin: AdminConfig {
-            listen: address(reader, "admin.listen"),
-        },
+        admin: AdminConfig { listen: address(reader, "admin.listen") },
         broker: broker(reader),
         presence: presence(reader),
         inbox: inbox(reader, &data_dir),
@@ -66,22 +62,18 @@ pub(super) fn read(reader: &mut Reader) -> Config {
         data_dir,
     };
     let auth = &config.auth;
-    let has_secrets =
-        !(auth.users.keys.is_empty() && auth.publishers.is_empty() && auth.admins.is_empty());
+    let has_secrets = !(auth.users.keys.is_empty() && auth.publishers.is_empty() && auth.admins.is_empty());
     config.is_trial = config.is_embedded() && !has_secrets;
     config.http.demo = demo.decide(config.is_trial);
     config
 }
 
 fn node(reader: &mut Reader) -> NodeConfig {
-    let id = reader.parsed(
-        "node.id",
-        "1-128 characters A-Za-z0-9._~@|:- , or empty for the host name",
-        |text| {
+    let id =
+        reader.parsed("node.id", "1-128 characters A-Za-z0-9._~@|:- , or empty for the host name", |text| {
             let given = (!text.is_empty()).then(|| NodeId::new(text));
             given.transpose().ok()
-        },
-    );
+        });
     let host_name = gethostname::gethostname().to_string_lossy().into_owned();
     let id = id.unwrap_or_else(|| {
         NodeId::new(&host_name).unwrap_or_else(|error| {
@@ -90,10 +82,7 @@ fn node(reader: &mut Reader) -> NodeConfig {
             NodeId::new("node").expect("a valid id")
         })
     });
-    NodeConfig {
-        id,
-        lease_ttl: reader.millis("node.lease_ttl_ms", 3_000..=60_000),
-    }
+    NodeConfig { id, lease_ttl: reader.millis("node.lease_ttl_ms", 3_000..=60_000) }
 }
 
 fn http(reader: &mut Reader) -> (HttpConfig, Switch) {
@@ -120,14 +109,10 @@ fn public_url(text: &str) -> Option<Option<String>> {
 
 fn broker(reader: &mut Reader) -> BrokerConfig {
     BrokerConfig {
-        urls: reader.list(
-            "broker.urls",
-            "amqp[s]://user:password@host:port/vhost",
-            |text| {
-                let url = Secret::new(text);
-                has_scheme(&url, &["amqp", "amqps"]).then_some(url)
-            },
-        ),
+        urls: reader.list("broker.urls", "amqp[s]://user:password@host:port/vhost", |text| {
+            let url = Secret::new(text);
+            has_scheme(&url, &["amqp", "amqps"]).then_some(url)
+        }),
         heartbeat: reader.take("broker.heartbeat_ms", |value| match value {
             config::ValueKind::I64(millis @ 1_000..=600_000) if millis % 1_000 == 0 => {
                 Ok(Duration::from_millis(millis.unsigned_abs()))
@@ -185,9 +170,7 @@ fn store(text: &str, data_dir: &Path) -> Option<Store> {
         ("sqlite", path) if !path.is_empty() && !path.contains(['?', ':']) => {
             Some(Store::Sqlite(data_dir.join(path)))
         }
-        ("postgres" | "postgresql", rest) if !rest.is_empty() => {
-            Some(Store::Postgres(Secret::new(text)))
-        }
+        ("postgres" | "postgresql", rest) if !rest.is_empty() => Some(Store::Postgres(Secret::new(text))),
         _ => None,
     }
 }
@@ -214,16 +197,14 @@ fn publish(reader: &mut Reader) -> PublishConfig {
 }
 
 fn log(reader: &mut Reader) -> LogConfig {
-    const FORMATS: [(&str, LogFormat); 2] =
-        [("human", LogFormat::Human), ("json", LogFormat::Json)];
+    const FORMATS: [(&str, LogFormat); 2] = [("human", LogFormat::Human), ("json", LogFormat::Json)];
     let limit = "error, warn, info, debug, trace, or directives such as info,fanfare::broker=debug";
     LogConfig {
         level: reader.parsed("log.level", limit, |text| {
             let filter = tracing_subscriber::EnvFilter::builder();
             let parsed = non_empty(text).filter(|text| filter.parse(text).is_ok());
             // A word that is no level is read as the name of a target: a misspelling.
-            parsed
-                .filter(|text| text.contains(['=', ',']) || text.parse::<tracing::Level>().is_ok())
+            parsed.filter(|text| text.contains(['=', ',']) || text.parse::<tracing::Level>().is_ok())
         }),
         format: reader.choice("log.format", &FORMATS),
     }

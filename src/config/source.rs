@@ -43,21 +43,14 @@ pub struct Sources {
 impl Sources {
     /// `file` and the environment of this process.
     pub fn of_process(file: Option<PathBuf>) -> Self {
-        Self {
-            file,
-            environment: std::env::vars_os().collect(),
-        }
+        Self { file, environment: std::env::vars_os().collect() }
     }
 }
 
 /// All sources in one table, and what could not be read of them.
 pub(super) fn merge(sources: &Sources) -> (Reader, Vec<Problem>) {
     let defaults = parse(DEFAULT).expect("a test reads default.toml");
-    let mut merging = Merging {
-        entries: BTreeMap::new(),
-        problems: Vec::new(),
-        defaults,
-    };
+    let mut merging = Merging { entries: BTreeMap::new(), problems: Vec::new(), defaults };
     if let Some(path) = &sources.file {
         merging.take_file(path);
     }
@@ -70,11 +63,7 @@ pub(super) fn merge(sources: &Sources) -> (Reader, Vec<Problem>) {
             merging.take_variable(name, path, value);
         }
     }
-    let Merging {
-        entries,
-        problems,
-        defaults,
-    } = merging;
+    let Merging { entries, problems, defaults } = merging;
     (Reader::new(defaults, entries), problems)
 }
 
@@ -92,9 +81,7 @@ impl Merging {
             Err(error) => Err(format!("cannot be read: {error}")),
         };
         match leaves {
-            Ok(leaves) => leaves
-                .into_iter()
-                .for_each(|(key, value)| self.take(key, value, &name)),
+            Ok(leaves) => leaves.into_iter().for_each(|(key, value)| self.take(key, value, &name)),
             Err(message) => self.problem(&name, "", message),
         }
     }
@@ -104,9 +91,7 @@ impl Merging {
         let Some(text) = value.to_str() else {
             return self.problem(&key, name, "must be UTF-8".to_owned());
         };
-        let from_file = key
-            .strip_suffix("_file")
-            .filter(|key| SECRET_KEYS.contains(key));
+        let from_file = key.strip_suffix("_file").filter(|key| SECRET_KEYS.contains(key));
         let (key, text) = match from_file {
             None => (key.as_str(), text.to_owned()),
             Some(key) => match std::fs::read_to_string(text) {
@@ -138,22 +123,14 @@ impl Merging {
     }
 
     fn problem(&mut self, key: &str, origin: &str, message: String) {
-        self.problems.push(Problem {
-            key: key.to_owned(),
-            origin: origin.to_owned(),
-            message,
-        });
+        self.problems.push(Problem { key: key.to_owned(), origin: origin.to_owned(), message });
     }
 }
 
 /// A variable's text as the type that the key's default has.
 fn typed(key: &str, default: Option<&ValueKind>, text: &str) -> Result<ValueKind, String> {
     let number = text.parse().map(ValueKind::I64);
-    let of = |mut leaves: Leaves, key| {
-        leaves
-            .remove(key)
-            .ok_or_else(|| format!("holds TOML without {key}"))
-    };
+    let of = |mut leaves: Leaves, key| leaves.remove(key).ok_or_else(|| format!("holds TOML without {key}"));
     match default {
         Some(ValueKind::I64(_)) => Ok(number.unwrap_or_else(|_| ValueKind::String(text.into()))),
         // Tables as in a file: what a `…_FILE` of keys or publishers looks like.
@@ -168,12 +145,7 @@ fn typed(key: &str, default: Option<&ValueKind>, text: &str) -> Result<ValueKind
 
 fn list(text: &str) -> ValueKind {
     let items = text.split(',').map(str::trim);
-    ValueKind::Array(
-        items
-            .filter(|item| !item.is_empty())
-            .map(Into::into)
-            .collect(),
-    )
+    ValueKind::Array(items.filter(|item| !item.is_empty()).map(Into::into).collect())
 }
 
 /// Reads TOML into leaves. The error never shows a line of the text: it could be a secret.

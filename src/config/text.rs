@@ -4,9 +4,7 @@ use crate::auth::Secret;
 
 /// What to say of a key that does not exist: with the nearest one, if one is near.
 pub(super) fn unknown_key<'a>(key: &str, known: impl Iterator<Item = &'a String>) -> String {
-    let nearest = known
-        .map(|candidate| (distance(key, candidate), candidate))
-        .min();
+    let nearest = known.map(|candidate| (distance(key, candidate), candidate)).min();
     match nearest {
         Some((distance, candidate)) if distance <= 2 => {
             format!("there is no such key; did you mean {candidate}?")
@@ -32,19 +30,14 @@ fn distance(one: &str, other: &str) -> usize {
 
 /// A TOML error without the lines of the file that it quotes.
 pub(super) fn without_quotes(error: &str) -> String {
-    let kept: Vec<&str> = error
-        .lines()
-        .filter(|line| !line.contains('|') && !line.trim().is_empty())
-        .map(str::trim)
-        .collect();
+    let kept: Vec<&str> =
+        error.lines().filter(|line| !line.contains('|') && !line.trim().is_empty()).map(str::trim).collect();
     kept.join("; ")
 }
 
 /// Whether `url` begins with one of `schemes` and has something after `://`.
 pub(super) fn has_scheme(url: &Secret, schemes: &[&str]) -> bool {
-    url.expose()
-        .split_once("://")
-        .is_some_and(|(scheme, rest)| schemes.contains(&scheme) && !rest.is_empty())
+    url.expose().split_once("://").is_some_and(|(scheme, rest)| schemes.contains(&scheme) && !rest.is_empty())
 }
 
 /// `scheme://host[:port]` in lower case, as browsers send it (RFC 6454 section 6.1).
@@ -64,29 +57,15 @@ mod tests {
     #[test]
     fn a_toml_error_keeps_its_place_and_loses_the_line() {
         let error = "TOML parse error at line 1, column 9\n  |\n1 | secret = hunter2\n  |          ^\nexpected a string\n";
-        assert_eq!(
-            without_quotes(error),
-            "TOML parse error at line 1, column 9; expected a string"
-        );
+        assert_eq!(without_quotes(error), "TOML parse error at line 1, column 9; expected a string");
     }
 
     #[test]
     fn origins_have_a_scheme_and_a_host_and_nothing_else() {
-        for good in [
-            "https://app.example.com",
-            "http://localhost:3000",
-            "http://[::1]:80",
-        ] {
+        for good in ["https://app.example.com", "http://localhost:3000", "http://[::1]:80"] {
             assert_eq!(origin(good).as_deref(), Some(good));
         }
-        for bad in [
-            "*",
-            "example.com",
-            "https://a/",
-            "https://",
-            "://a",
-            "https://a b",
-        ] {
+        for bad in ["*", "example.com", "https://a/", "https://", "://a", "https://a b"] {
             assert_eq!(origin(bad), None, "{bad:?}");
         }
     }

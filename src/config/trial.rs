@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::AuthConfig;
 use crate::auth::{
-    AdminSettings, Algorithm, KeyHash, KeySettings, Limits, PublisherSettings, Secret,
-    TokenSettings, new_admin_token, new_publisher_key, new_secret,
+    AdminSettings, Algorithm, KeyHash, KeySettings, Limits, PublisherSettings, Secret, TokenSettings,
+    new_admin_token, new_publisher_key, new_secret,
 };
 use crate::domain::PublisherId;
 
@@ -122,22 +122,13 @@ impl Trial {
 
     /// The key to sign user tokens with.
     pub fn user_key(&self) -> KeySettings {
-        KeySettings {
-            id: None,
-            algorithm: Algorithm::HS256,
-            key: self.user_secret.clone(),
-        }
+        KeySettings { id: None, algorithm: Algorithm::HS256, key: self.user_secret.clone() }
     }
 
     /// `[auth]` as if these secrets had been configured.
     pub fn auth(&self, leeway: Duration) -> AuthConfig {
         AuthConfig {
-            users: TokenSettings {
-                keys: vec![self.user_key()],
-                issuer: None,
-                audience: Vec::new(),
-                leeway,
-            },
+            users: TokenSettings { keys: vec![self.user_key()], issuer: None, audience: Vec::new(), leeway },
             publishers: vec![PublisherSettings {
                 id: publisher_id(),
                 key_hashes: vec![KeyHash::of(self.publisher_key.expose())],
@@ -154,8 +145,7 @@ impl Trial {
     /// Writes beside the file and renames: after a crash there is the old one or the new one.
     fn keep(&self, data_dir: &Path) -> Result<(), TrialError> {
         let stored = Stored {
-            note: "secrets of a trial set-up, made by fanfare; delete this file to have new ones"
-                .to_owned(),
+            note: "secrets of a trial set-up, made by fanfare; delete this file to have new ones".to_owned(),
             user_secret: self.user_secret.expose().to_owned(),
             publisher_key: self.publisher_key.expose().to_owned(),
             admin_token: self.admin_token.expose().to_owned(),
@@ -185,11 +175,7 @@ fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
         _ => {}
     }
     let mut options = std::fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(content)?;
     file.sync_all()
 }

@@ -2,6 +2,8 @@
 //!
 //! Owns the contract only; the gateway implements it over WebSocket. Must name no transport.
 
+pub use crate::session::Flow;
+
 use crate::wire::{CloseCode, Frame};
 
 /// Where the frames of one connection go. Called from any task; never waits.
@@ -14,14 +16,4 @@ pub trait Outlet: Send + Sync {
     /// The last word: after what is queued (the caller has pushed its `bye`), the close frame;
     /// then waits briefly for the client's, and closes. Later pushes and closes are ignored.
     fn close(&self, code: CloseCode);
-}
-
-/// Whether more may be pushed now.
-#[must_use = "a full outlet should not be pushed to"]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flow {
-    /// Go on.
-    Open,
-    /// Stop until the peer is told that it drained.
-    Full,
 }

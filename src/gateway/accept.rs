@@ -99,10 +99,7 @@ pub async fn serve<S, B>(
     lifetime: Lifetime,
     metrics: GatewayMetrics,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
     B: Body + Send + 'static,
     B::Data: Send,
@@ -133,10 +130,7 @@ pub async fn serve<S, B>(
         let _ = stream.set_nodelay(true);
         match connections.clone().try_acquire_owned() {
             Ok(permit) => {
-                let service = WithConnection {
-                    service: service.clone(),
-                    remote,
-                };
+                let service = WithConnection { service: service.clone(), remote };
                 let stop = lifetime.stop.clone();
                 let task = connection(stream, service, settings.clone(), stop, permit);
                 lifetime.tracker.spawn(task);
@@ -155,10 +149,7 @@ pub async fn serve<S, B>(
 /// at once would spin; an aborted connection concerns nobody else. Says whether it is the former.
 async fn pause(error: &io::Error, failing: bool) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    if matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
-    ) {
+    if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted) {
         return failing;
     }
     if !failing {

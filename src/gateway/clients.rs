@@ -94,11 +94,14 @@ impl Clients {
         };
         let plain = !handshake.offer.fanfare;
         if plain && matches!(credential, Credential::None) {
-            let detail = "a token is needed: Authorization: Bearer, the subprotocol fanfare.token.<jwt>, or ?ticket=";
+            let detail =
+                "a token is needed: Authorization: Bearer, the subprotocol fanfare.token.<jwt>, or ?ticket=";
             return reject(StatusCode::UNAUTHORIZED, "unauthorized", detail);
         }
         let peer = handshake.peer.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-        Decision::Accept(Box::new(move |socket| Visitor::seat(self, socket, peer, credential, plain.then_some(query.hello))))
+        Decision::Accept(Box::new(move |socket| {
+            Visitor::seat(self, socket, peer, credential, plain.then_some(query.hello))
+        }))
     }
 
     async fn credential(&self, handshake: &Handshake, query: &Query) -> Result<Credential, Decision> {
@@ -116,7 +119,11 @@ impl Clients {
                 .and_then(|value| Ticket::parse(&value))
                 .filter(|ticket| ticket.fits(header(handshake, "origin"), self.clock.now()))
                 .map_or(Credential::Invalid(CloseCode::InvalidToken), |ticket| claims(ticket.into_claims()))),
-            Err(_) => Err(reject(StatusCode::SERVICE_UNAVAILABLE, "presence_unavailable", "tickets cannot be looked up now")),
+            Err(_) => Err(reject(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "presence_unavailable",
+                "tickets cannot be looked up now",
+            )),
         }
     }
 
@@ -124,7 +131,8 @@ impl Clients {
     fn check_origin(&self, handshake: &Handshake) -> Result<(), String> {
         let Some(origin) = header(handshake, "origin") else { return Ok(()) };
         let host = header(handshake, "host").unwrap_or_default();
-        let same = origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
+        let same =
+            origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
         if same || self.settings.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
             return Ok(());
         }
@@ -179,7 +187,9 @@ impl Query {
             let value = percent_encoding::percent_decode_str(value).decode_utf8_lossy();
             match name {
                 "ticket" => parsed.ticket = Some(value.into_owned()),
-                "device" => parsed.hello.device = Some(value.parse().map_err(|error| format!("device: {error}"))?),
+                "device" => {
+                    parsed.hello.device = Some(value.parse().map_err(|error| format!("device: {error}"))?)
+                }
                 "ack" => parsed.hello.ack = ack_mode(&value)?,
                 other => return Err(format!("the query may have ticket, device and ack; got {other:?}")),
             }
@@ -208,7 +218,10 @@ enum Stage {
     /// Waiting for `hello`; the handshake may have brought claims.
     Hello(Option<Box<UserClaims>>),
     /// Delivery is at it; frames wait.
-    Attaching { connection: Option<Arc<Connection>>, waiting: VecDeque<String> },
+    Attaching {
+        connection: Option<Arc<Connection>>,
+        waiting: VecDeque<String>,
+    },
     /// Delivery has it.
     Attached(Arc<Connection>),
     Ended,
@@ -274,7 +287,8 @@ impl Visitor {
                 Ok(())
             }
             Err(error) => {
-                let _ = self.socket.push(server::error(hello.id, ErrorCode::InvalidToken, &error.to_string()));
+                let _ =
+                    self.socket.push(server::error(hello.id, ErrorCode::InvalidToken, &error.to_string()));
                 Err(self.last_word(CloseCode::InvalidToken))
             }
         }

@@ -37,10 +37,7 @@ pub struct Limits {
 impl Default for Limits {
     /// 16 KiB in at most 256 fragments.
     fn default() -> Self {
-        Self {
-            max_message_bytes: 16 * 1024,
-            max_fragments: 256,
-        }
+        Self { max_message_bytes: 16 * 1024, max_fragments: 256 }
     }
 }
 
@@ -148,9 +145,7 @@ impl Decoder {
         self.fragments += 1;
         let total = u64::from(self.announced).saturating_add(header.remaining);
         match u32::try_from(total) {
-            Ok(total)
-                if total <= limits.max_message_bytes && self.fragments <= limits.max_fragments =>
-            {
+            Ok(total) if total <= limits.max_message_bytes && self.fragments <= limits.max_fragments => {
                 self.announced = total;
                 Ok(header)
             }
@@ -176,11 +171,7 @@ impl Decoder {
         if self.message == Some(Opcode::Binary) {
             // What it carries is never kept; refused when it ends, so that one that grows
             // beyond the limit is told that instead.
-            return if last {
-                Err(CloseCode::UnsupportedData)
-            } else {
-                Ok(())
-            };
+            return if last { Err(CloseCode::UnsupportedData) } else { Ok(()) };
         }
         if last && self.text_length == 0 {
             self.message = None;
@@ -213,9 +204,7 @@ impl Decoder {
         let held = std::mem::take(&mut self.held);
         self.text_length = 0;
         self.message = None;
-        on(Message::Text(
-            std::str::from_utf8(&held).map_err(|_| CloseCode::InvalidText)?,
-        ))
+        on(Message::Text(std::str::from_utf8(&held).map_err(|_| CloseCode::InvalidText)?))
     }
 
     fn take_control(

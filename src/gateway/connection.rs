@@ -105,31 +105,25 @@ impl Connection {
         let peer = self.peer.as_ref();
         let mut close = None;
         shared.metrics.bytes_in.inc_by(bytes.len() as u64);
-        let result = self
-            .decoder
-            .feed(bytes, &shared.settings.limits, |message| {
-                match (message, peer) {
-                    (Message::Close(code), _) => close = Some(code),
-                    // A callback may have closed it: the rest of what was read is not for it.
-                    (message, Some(peer)) if socket.is_open() => match message {
-                        Message::Text(text) => return peer.on_text(text),
-                        Message::Pong(_) => peer.on_pong(),
-                        Message::Ping(payload) => socket.pong(payload),
-                        Message::Close(_) => {}
-                    },
-                    _ => {}
-                }
-                Ok(())
-            });
+        let result = self.decoder.feed(bytes, &shared.settings.limits, |message| {
+            match (message, peer) {
+                (Message::Close(code), _) => close = Some(code),
+                // A callback may have closed it: the rest of what was read is not for it.
+                (message, Some(peer)) if socket.is_open() => match message {
+                    Message::Text(text) => return peer.on_text(text),
+                    Message::Pong(_) => peer.on_pong(),
+                    Message::Ping(payload) => socket.pong(payload),
+                    Message::Close(_) => {}
+                },
+                _ => {}
+            }
+            Ok(())
+        });
         let result = result.and_then(|frames| {
             shared.metrics.frames_in.inc_by(u64::from(frames));
             let in_time = frames == 0 || self.bucket.take(frames, shared.now_us(), shared.rate);
             // Looked at after a read: one read may carry some frames too many.
-            if in_time || close.is_some() {
-                Ok(())
-            } else {
-                Err(CloseCode::InvalidFrame)
-            }
+            if in_time || close.is_some() { Ok(()) } else { Err(CloseCode::InvalidFrame) }
         });
         if let Some(code) = close {
             self.socket.answer_close(code);
@@ -212,9 +206,7 @@ impl Future for Connection {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        let mut scratch = SCRATCH
-            .take()
-            .unwrap_or_else(|| vec![0; SCRATCH_BYTES].into_boxed_slice());
+        let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; SCRATCH_BYTES].into_boxed_slice());
         let polled = this.drive(cx, &mut scratch);
         SCRATCH.set(Some(scratch));
         polled.map(|end| match end {

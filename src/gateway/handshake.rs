@@ -124,9 +124,7 @@ pub(super) fn check(version: Version, headers: &HeaderMap) -> Result<HeaderValue
     if single(headers, header::HOST).is_none() {
         return Err(Refusal::Host);
     }
-    let no_length = headers
-        .get(header::CONTENT_LENGTH)
-        .is_none_or(|length| length == "0");
+    let no_length = headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0");
     if !no_length || headers.contains_key(header::TRANSFER_ENCODING) {
         return Err(Refusal::Body);
     }
@@ -139,10 +137,7 @@ pub(super) fn check(version: Version, headers: &HeaderMap) -> Result<HeaderValue
 
 /// RFC 6455 section 4.2.2, step 5.4.
 fn accept(key: &[u8]) -> HeaderValue {
-    let digest = Sha1::new()
-        .chain_update(key)
-        .chain_update(ACCEPT_GUID)
-        .finalize();
+    let digest = Sha1::new().chain_update(key).chain_update(ACCEPT_GUID).finalize();
     HeaderValue::from_str(&STANDARD.encode(digest)).expect("base64 is a valid header value")
 }
 
@@ -189,20 +184,14 @@ mod tests {
 
     #[test]
     fn the_standards_own_example_is_accepted() {
-        assert_eq!(
-            accept(b"dGhlIHNhbXBsZSBub25jZQ=="),
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
+        assert_eq!(accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
     fn subprotocols_are_read_from_all_headers() {
         let mut headers = HeaderMap::new();
         for value in ["chat , fanfare.token.a.b.c", "fanfare.v1,fanfare.token.d"] {
-            headers.append(
-                header::SEC_WEBSOCKET_PROTOCOL,
-                HeaderValue::from_static(value),
-            );
+            headers.append(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(value));
         }
         let offer = offer(&headers);
         assert!(offer.fanfare);

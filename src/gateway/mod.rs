@@ -5,12 +5,14 @@
 //! upgrade     request -> handshake (handshake) -> hook decides -> socket
 //! sockets     all sockets: settings, number, deadlines
 //! socket      one socket as others see it: push, close, expect (socket::queue: what waits)
+//! clients     who may connect, and the first frames
 //! connection  one socket's task: read, decode (codec), rate, tell the Peer
 //! ```
 //!
-//! Must know nothing of what the texts mean: a [`Peer`] does.
+//! All but `clients` know nothing of what the texts mean: a [`Peer`] does.
 
 pub mod accept;
+mod clients;
 pub mod codec;
 mod connection;
 pub mod handshake;
@@ -19,6 +21,7 @@ mod socket;
 mod sockets;
 pub mod upgrade;
 
+pub use clients::{ClientSettings, Clients};
 pub use connection::{Closed, Peer};
 pub use socket::Socket;
 pub use sockets::{Seat, SocketSettings, Sockets};

@@ -19,10 +19,7 @@ impl Rate {
     /// `per_second` frames in the long run, `burst` at once; both at least 1.
     pub(super) fn new(per_second: u32, burst: u32) -> Self {
         let us_per_frame = 1_000_000 / u64::from(per_second.max(1));
-        Self {
-            us_per_frame,
-            burst_us: us_per_frame * u64::from(burst.max(1)),
-        }
+        Self { us_per_frame, burst_us: us_per_frame * u64::from(burst.max(1)) }
     }
 }
 

@@ -146,10 +146,7 @@ impl Socket {
     pub(super) fn answer_close(&self, code: Option<u16>) {
         let echo = match code {
             Some(code) => Frame::close(code, ""),
-            None => Frame {
-                head: Bytes::from_static(&[0x88, 0]),
-                body: Bytes::new(),
-            },
+            None => Frame { head: Bytes::from_static(&[0x88, 0]), body: Bytes::new() },
         };
         self.end(Phase::Lingering, [None, Some(echo)]);
     }
@@ -199,11 +196,7 @@ impl Socket {
             line.half_closed = true;
             line.shut_down_writing()?;
         }
-        let turn = Turn {
-            phase: line.phase,
-            drained,
-            due: line.due.take(),
-        };
+        let turn = Turn { phase: line.phase, drained, due: line.due.take() };
         self.release(line);
         Ok(turn)
     }
@@ -342,8 +335,9 @@ impl Line {
     /// to the stream's one owner.
     fn shut_down_writing(&self) -> io::Result<()> {
         match &self.stream {
-            Some(stream) => std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?)
-                .shutdown(Shutdown::Write),
+            Some(stream) => {
+                std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?).shutdown(Shutdown::Write)
+            }
             None => Ok(()),
         }
     }
@@ -356,8 +350,7 @@ impl Line {
     }
 
     fn has_deadline(&self) -> bool {
-        self.stream.is_some()
-            && (self.expect.is_some() || self.close_by < u64::MAX || !self.queue.is_empty())
+        self.stream.is_some() && (self.expect.is_some() || self.close_by < u64::MAX || !self.queue.is_empty())
     }
 
     fn wake(&self) {

@@ -47,11 +47,7 @@ where
         .and(warp::ext::optional::<Version>())
         .and(warp::ext::optional::<OnUpgrade>())
         .then(
-            move |headers: HeaderMap,
-                  query,
-                  remote: Option<Remote>,
-                  version: Option<Version>,
-                  on_upgrade| {
+            move |headers: HeaderMap, query, remote: Option<Remote>, version: Option<Version>, on_upgrade| {
                 let request = Request {
                     headers,
                     query,
@@ -91,12 +87,8 @@ where
     };
     let offer = handshake::offer(&request.headers);
     let fanfare = offer.fanfare;
-    let decision = hook(Handshake {
-        headers: request.headers,
-        query: request.query,
-        peer: request.remote,
-        offer,
-    });
+    let decision =
+        hook(Handshake { headers: request.headers, query: request.query, peer: request.remote, offer });
     match decision.await {
         Decision::Reject(response) => {
             sockets.metrics().handshake("rejected");
@@ -129,10 +121,7 @@ fn switching_protocols(accept: HeaderValue, fanfare: bool) -> Response<String> {
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     if fanfare {
-        headers.insert(
-            header::SEC_WEBSOCKET_PROTOCOL,
-            HeaderValue::from_static(SUBPROTOCOL),
-        );
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
     }
     response
 }

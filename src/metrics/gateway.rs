@@ -61,11 +61,7 @@ impl GatewayMetrics {
             "WebSocket handshakes by outcome",
             metrics.handshakes.clone(),
         );
-        registry.register(
-            "gateway_sockets",
-            "WebSockets open now",
-            metrics.sockets.clone(),
-        );
+        registry.register("gateway_sockets", "WebSockets open now", metrics.sockets.clone());
         registry.register(
             "gateway_closes",
             "WebSockets ended, by close code and side",
@@ -76,54 +72,20 @@ impl GatewayMetrics {
 
     fn counters(&self) -> [(&'static str, &'static str, &Counter); 8] {
         [
-            (
-                "gateway_accepted",
-                "TCP connections accepted",
-                &self.accepted,
-            ),
-            (
-                "gateway_refused",
-                "TCP connections refused at the connection limit",
-                &self.refused,
-            ),
-            (
-                "gateway_accept_errors",
-                "Failures to accept a TCP connection",
-                &self.accept_errors,
-            ),
-            (
-                "gateway_write_deadlines",
-                "WebSockets dropped at the write deadline",
-                &self.write_deadlines,
-            ),
-            (
-                "gateway_bytes_in",
-                "Bytes read from WebSockets",
-                &self.bytes_in,
-            ),
-            (
-                "gateway_bytes_out",
-                "Bytes written to WebSockets",
-                &self.bytes_out,
-            ),
-            (
-                "gateway_frames_in",
-                "Frames read from WebSockets",
-                &self.frames_in,
-            ),
-            (
-                "gateway_frames_out",
-                "Frames taken for WebSockets",
-                &self.frames_out,
-            ),
+            ("gateway_accepted", "TCP connections accepted", &self.accepted),
+            ("gateway_refused", "TCP connections refused at the connection limit", &self.refused),
+            ("gateway_accept_errors", "Failures to accept a TCP connection", &self.accept_errors),
+            ("gateway_write_deadlines", "WebSockets dropped at the write deadline", &self.write_deadlines),
+            ("gateway_bytes_in", "Bytes read from WebSockets", &self.bytes_in),
+            ("gateway_bytes_out", "Bytes written to WebSockets", &self.bytes_out),
+            ("gateway_frames_in", "Frames read from WebSockets", &self.frames_in),
+            ("gateway_frames_out", "Frames taken for WebSockets", &self.frames_out),
         ]
     }
 
     /// Counts one handshake.
     pub fn handshake(&self, outcome: &'static str) {
-        self.handshakes
-            .get_or_create(&HandshakeLabels { outcome })
-            .inc();
+        self.handshakes.get_or_create(&HandshakeLabels { outcome }).inc();
     }
 
     /// Counts one end of a WebSocket. Only the standard's and Fanfare's own codes get a label.

@@ -78,11 +78,7 @@ impl PresenceMetrics {
     /// All at zero, registered.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        registry.register(
-            "presence_calls",
-            "Round trips to presence, by operation",
-            metrics.calls.clone(),
-        );
+        registry.register("presence_calls", "Round trips to presence, by operation", metrics.calls.clone());
         registry.register(
             "presence_failures",
             "Round trips to presence that failed or timed out, by operation",

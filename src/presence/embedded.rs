@@ -36,10 +36,7 @@ struct Store {
 impl EmbeddedPresence {
     /// An empty store, whose time `clock` tells.
     pub fn new(clock: Clock) -> Self {
-        Self {
-            clock,
-            store: Arc::default(),
-        }
+        Self { clock, store: Arc::default() }
     }
 
     /// Loses everything at once: leases, connections, topics and tickets, for all clones. What
@@ -110,21 +107,13 @@ impl Store {
 
 #[async_trait]
 impl Presence for EmbeddedPresence {
-    async fn lease(
-        &self,
-        lease: &NodeLease,
-        ttl: Duration,
-        first: bool,
-    ) -> Result<Lease, PresenceError> {
+    async fn lease(&self, lease: &NodeLease, ttl: Duration, first: bool) -> Result<Lease, PresenceError> {
         let (mut store, now) = self.now();
         let held = store.leases.get(&lease.node);
         let held = held.filter(|(_, deadline)| *deadline > now);
         let outcome = match held {
             Some((other, deadline)) if other.boot != lease.boot => {
-                return Ok(Lease::Held {
-                    boot: other.boot.clone(),
-                    remaining: deadline.since(now),
-                });
+                return Ok(Lease::Held { boot: other.boot.clone(), remaining: deadline.since(now) });
             }
             None if !first => Lease::Renewed,
             _ => Lease::Kept,
@@ -145,18 +134,11 @@ impl Presence for EmbeddedPresence {
 
     async fn nodes(&self) -> Result<Vec<NodeLease>, PresenceError> {
         let (store, now) = self.now();
-        let live = store
-            .leases
-            .values()
-            .filter(|(_, deadline)| *deadline > now);
+        let live = store.leases.values().filter(|(_, deadline)| *deadline > now);
         Ok(live.map(|(lease, _)| lease.clone()).collect())
     }
 
-    async fn announce(
-        &self,
-        members: &[Member],
-        ttl: Duration,
-    ) -> Result<Vec<Vec<Member>>, PresenceError> {
+    async fn announce(&self, members: &[Member], ttl: Duration) -> Result<Vec<Vec<Member>>, PresenceError> {
         let (mut store, now) = self.now();
         store.write_members(members, now.after(ttl));
         let others = members.iter().map(|member| {
@@ -218,12 +200,7 @@ impl Presence for EmbeddedPresence {
         Ok(0)
     }
 
-    async fn put_ticket(
-        &self,
-        ticket: &str,
-        value: &str,
-        ttl: Duration,
-    ) -> Result<(), PresenceError> {
+    async fn put_ticket(&self, ticket: &str, value: &str, ttl: Duration) -> Result<(), PresenceError> {
         let (mut store, now) = self.now();
         let known = store.tickets.get(ticket);
         if known.is_some_and(|(_, deadline)| *deadline > now) {

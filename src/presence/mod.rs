@@ -53,13 +53,7 @@ pub struct Member {
 impl Member {
     /// The order of members in every answer: by node, connection, device.
     fn in_order(&self, other: &Self) -> Ordering {
-        let key = |member: &Self| {
-            (
-                member.node.clone(),
-                member.connection,
-                member.device.clone(),
-            )
-        };
+        let key = |member: &Self| (member.node.clone(), member.connection, member.device.clone());
         key(self).cmp(&key(other))
     }
 }
@@ -86,18 +80,12 @@ impl Located {
     /// What is known of a user whose live members these are.
     fn of_members(members: Vec<Member>) -> Self {
         let nodes: BTreeSet<NodeId> = members.iter().map(|member| member.node.clone()).collect();
-        Self {
-            nodes: nodes.into_iter().collect(),
-            members,
-        }
+        Self { nodes: nodes.into_iter().collect(), members }
     }
 
     /// What is known of a topic that these nodes read.
     fn of_nodes(nodes: BTreeSet<NodeId>) -> Self {
-        Self {
-            nodes: nodes.into_iter().collect(),
-            members: Vec::new(),
-        }
+        Self { nodes: nodes.into_iter().collect(), members: Vec::new() }
     }
 }
 
@@ -153,11 +141,7 @@ pub trait Presence: Send + Sync {
     /// Makes these connections known for `ttl` from now, or known anew: announce and refresh are the same full
     /// write, so that whatever was forgotten is there again. When it returns, every later `locate` sees them.
     /// Answers, for each, the *other* live members of that user, those of the same call included: in the same order.
-    async fn announce(
-        &self,
-        members: &[Member],
-        ttl: Duration,
-    ) -> Result<Vec<Vec<Member>>, PresenceError>;
+    async fn announce(&self, members: &[Member], ttl: Duration) -> Result<Vec<Vec<Member>>, PresenceError>;
 
     /// Refreshes without an answer about others: one pipelined batch.
     async fn refresh(
@@ -187,12 +171,7 @@ pub trait Presence: Send + Sync {
     async fn skew_ms(&self) -> Result<i64, PresenceError>;
 
     /// Keeps a single-use secret for `ttl`. A name that is taken is an error and overwrites nothing: names are random.
-    async fn put_ticket(
-        &self,
-        ticket: &str,
-        value: &str,
-        ttl: Duration,
-    ) -> Result<(), PresenceError>;
+    async fn put_ticket(&self, ticket: &str, value: &str, ttl: Duration) -> Result<(), PresenceError>;
 
     /// Takes a secret out: only one caller in the cluster gets it.
     async fn take_ticket(&self, ticket: &str) -> Result<Option<String>, PresenceError>;

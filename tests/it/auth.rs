@@ -6,9 +6,9 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanfare::auth::{
-    AdminSettings, Admins, Algorithm, Grant, KeyHash, KeySettings, Limits, PublisherSettings,
-    Publishers, Secret, SigningKey, TokenSettings, TopicPattern, UserPattern, UserTokens,
-    new_admin_token, new_publisher_key,
+    AdminSettings, Admins, Algorithm, Grant, KeyHash, KeySettings, Limits, PublisherSettings, Publishers,
+    Secret, SigningKey, TokenSettings, TopicPattern, UserPattern, UserTokens, new_admin_token,
+    new_publisher_key,
 };
 use fanfare::domain::{DeviceId, PublisherId, Target, TopicName, UnixMillis, UserId};
 use serde_json::{Value, json};
@@ -25,20 +25,11 @@ const ED_PUBLIC: &str = include_str!("keys/ed25519.public.pem");
 const ED_PRIVATE: &str = include_str!("keys/ed25519.private.pem");
 
 fn key(id: Option<&str>, algorithm: Algorithm, key: &str) -> KeySettings {
-    KeySettings {
-        id: id.map(str::to_owned),
-        algorithm,
-        key: Secret::new(key),
-    }
+    KeySettings { id: id.map(str::to_owned), algorithm, key: Secret::new(key) }
 }
 
 fn settings(keys: Vec<KeySettings>) -> TokenSettings {
-    TokenSettings {
-        keys,
-        issuer: None,
-        audience: vec![],
-        leeway: Duration::from_secs(5),
-    }
+    TokenSettings { keys, issuer: None, audience: vec![], leeway: Duration::from_secs(5) }
 }
 
 fn verifier(keys: Vec<KeySettings>) -> UserTokens {
@@ -50,8 +41,7 @@ fn hs256(header: &Value, claims: &Value, secret: &str) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let message = format!("{}.{}", part(header), part(claims));
     let key = jsonwebtoken::EncodingKey::from_secret(secret.as_bytes());
-    let signature =
-        jsonwebtoken::crypto::sign(message.as_bytes(), &key, jsonwebtoken::Algorithm::HS256);
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, jsonwebtoken::Algorithm::HS256);
     format!("{message}.{}", signature.expect("HMAC takes any key"))
 }
 
@@ -65,9 +55,7 @@ fn claims(more: Value) -> Value {
 /// What a node with one HS256 key answers to these claims.
 fn verify(claims: &Value) -> Result<fanfare::auth::UserClaims, &'static str> {
     let token = hs256(&json!({"alg": "HS256"}), claims, SECRET);
-    verifier(vec![key(None, Algorithm::HS256, SECRET)])
-        .verify(&token, NOW)
-        .map_err(|error| error.code())
+    verifier(vec![key(None, Algorithm::HS256, SECRET)]).verify(&token, NOW).map_err(|error| error.code())
 }
 
 #[test]
@@ -82,21 +70,12 @@ fn a_token_of_each_algorithm_is_taken_and_one_by_another_key_is_not() {
         (Algorithm::EdDSA, ED_PRIVATE, ED_PUBLIC),
     ] {
         let signing = SigningKey::new(&key(Some("k1"), algorithm, private)).expect("signs");
-        let grant = Grant {
-            sub: "alice".to_owned(),
-            topics: vec!["news.*".to_owned()],
-            ..Grant::default()
-        };
-        let token = signing
-            .sign(&grant, Duration::from_secs(60), NOW)
-            .expect("signs");
+        let grant = Grant { sub: "alice".to_owned(), topics: vec!["news.*".to_owned()], ..Grant::default() };
+        let token = signing.sign(&grant, Duration::from_secs(60), NOW).expect("signs");
         let tokens = verifier(vec![key(Some("k1"), algorithm, public)]);
         let claims = tokens.verify(&token, NOW).expect("a valid token");
         assert_eq!(claims.user.as_str(), "alice");
-        assert_eq!(
-            claims.topics,
-            [TopicPattern::new("news.*").expect("a pattern")]
-        );
+        assert_eq!(claims.topics, [TopicPattern::new("news.*").expect("a pattern")]);
         assert_eq!(claims.issued_at, Some(NOW));
         assert_eq!(claims.expires_at, NOW.after(Duration::from_secs(65)));
 
@@ -134,10 +113,7 @@ fn time_is_checked_to_the_millisecond_with_the_leeway() {
 
 #[test]
 fn exp_is_required_and_claims_have_their_types() {
-    assert_eq!(
-        verify(&json!({"sub": "alice"})).err(),
-        Some("invalid_token")
-    );
+    assert_eq!(verify(&json!({"sub": "alice"})).err(), Some("invalid_token"));
     for more in [
         json!({"exp": "soon"}),
         json!({"exp": null}),
@@ -147,15 +123,9 @@ fn exp_is_required_and_claims_have_their_types() {
         json!({"topics": [7]}),
         json!({"sub": 7}),
     ] {
-        assert_eq!(
-            verify(&claims(more.clone())).err(),
-            Some("invalid_token"),
-            "{more}"
-        );
+        assert_eq!(verify(&claims(more.clone())).err(), Some("invalid_token"), "{more}");
     }
-    let full = verify(&claims(
-        json!({"jti": "t1", "iat": 7, "aud": ["x"], "iss": "y", "else": {}}),
-    ));
+    let full = verify(&claims(json!({"jti": "t1", "iat": 7, "aud": ["x"], "iss": "y", "else": {}})));
     let full = full.expect("other claims and any audience");
     assert_eq!(full.token_id.as_deref(), Some("t1"));
     assert_eq!(full.issued_at, Some(UnixMillis(7_000)));
@@ -164,17 +134,8 @@ fn exp_is_required_and_claims_have_their_types() {
 
 #[test]
 fn a_subject_outside_the_character_set_has_a_code_of_its_own() {
-    for sub in [
-        json!("a/b"),
-        json!(""),
-        json!("x".repeat(129)),
-        json!("é"),
-        json!(null),
-    ] {
-        assert_eq!(
-            verify(&claims(json!({"sub": sub}))).err(),
-            Some("invalid_subject")
-        );
+    for sub in [json!("a/b"), json!(""), json!("x".repeat(129)), json!("é"), json!(null)] {
+        assert_eq!(verify(&claims(json!({"sub": sub}))).err(), Some("invalid_subject"));
     }
     let absent = json!({"exp": NOW_SECONDS + 60});
     assert_eq!(verify(&absent).err(), Some("invalid_subject"));
@@ -188,25 +149,16 @@ fn issuer_and_audience_are_required_once_configured() {
         settings.audience = vec!["fanfare".to_owned(), "push".to_owned()];
         let token = hs256(&json!({"alg": "HS256"}), &claims(more), SECRET);
         let tokens = UserTokens::new(settings).expect("usable keys");
-        tokens
-            .verify(&token, NOW)
-            .map(drop)
-            .map_err(|error| error.code())
+        tokens.verify(&token, NOW).map(drop).map_err(|error| error.code())
     };
     let iss = "https://id.example";
     assert_eq!(check(json!({"iss": iss, "aud": "push"})), Ok(()));
     assert_eq!(check(json!({"iss": iss, "aud": ["x", "fanfare"]})), Ok(()));
     assert_eq!(check(json!({"aud": "push"})), Err("wrong_issuer"));
-    assert_eq!(
-        check(json!({"iss": "https://id.example/", "aud": "push"})),
-        Err("wrong_issuer")
-    );
+    assert_eq!(check(json!({"iss": "https://id.example/", "aud": "push"})), Err("wrong_issuer"));
     assert_eq!(check(json!({"iss": iss})), Err("wrong_audience"));
     assert_eq!(check(json!({"iss": iss, "aud": []})), Err("wrong_audience"));
-    assert_eq!(
-        check(json!({"iss": iss, "aud": "other"})),
-        Err("wrong_audience")
-    );
+    assert_eq!(check(json!({"iss": iss, "aud": "other"})), Err("wrong_audience"));
 }
 
 #[test]
@@ -218,46 +170,29 @@ fn the_kid_selects_the_key_and_without_one_each_key_of_the_algorithm_is_tried() 
     ]);
     let with = |header: Value, secret: &str| {
         let token = hs256(&header, &claims(json!({})), secret);
-        tokens
-            .verify(&token, NOW)
-            .map(drop)
-            .map_err(|error| error.to_string())
+        tokens.verify(&token, NOW).map(drop).map_err(|error| error.to_string())
     };
     assert_eq!(with(json!({"alg": "HS256", "kid": "new"}), SECRET), Ok(()));
     assert_eq!(with(json!({"alg": "HS256"}), SECRET), Ok(()));
     let wrong = with(json!({"alg": "HS256", "kid": "old"}), SECRET);
     assert_eq!(wrong, Err("the token's signature is wrong".to_owned()));
     let unknown = with(json!({"alg": "HS256", "kid": "lost"}), SECRET);
-    assert_eq!(
-        unknown,
-        Err("no key is configured for the token's kid and alg".to_owned())
-    );
+    assert_eq!(unknown, Err("no key is configured for the token's kid and alg".to_owned()));
     let absent = with(json!({"alg": "HS384"}), SECRET);
-    assert_eq!(
-        absent,
-        Err("no key is configured for the token's kid and alg".to_owned())
-    );
+    assert_eq!(absent, Err("no key is configured for the token's kid and alg".to_owned()));
 }
 
 #[test]
 fn a_public_key_is_never_an_hmac_secret() {
     let tokens = verifier(vec![key(Some("rsa"), Algorithm::RS256, RSA_PUBLIC)]);
-    for header in [
-        json!({"alg": "HS256", "kid": "rsa"}),
-        json!({"alg": "HS256"}),
-    ] {
+    for header in [json!({"alg": "HS256", "kid": "rsa"}), json!({"alg": "HS256"})] {
         let confused = hs256(&header, &claims(json!({})), RSA_PUBLIC);
-        let error = tokens
-            .verify(&confused, NOW)
-            .expect_err("algorithm confusion");
+        let error = tokens.verify(&confused, NOW).expect_err("algorithm confusion");
         assert_eq!(error.code(), "invalid_token");
     }
     let refused = UserTokens::new(settings(vec![key(None, Algorithm::HS256, RSA_PUBLIC)]));
     let errors = refused.expect_err("a PEM as a secret");
-    assert!(
-        errors[0].1.to_string().contains("must not be a PEM"),
-        "{errors:?}"
-    );
+    assert!(errors[0].1.to_string().contains("must not be a PEM"), "{errors:?}");
 }
 
 #[test]
@@ -266,11 +201,7 @@ fn unsigned_critical_and_broken_tokens_are_refused_without_being_quoted() {
     let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let body = part(claims(json!({})));
     let none = |alg: &str| format!("{}.{body}.", part(json!({"alg": alg})));
-    let critical = hs256(
-        &json!({"alg": "HS256", "crit": ["b64"]}),
-        &claims(json!({})),
-        SECRET,
-    );
+    let critical = hs256(&json!({"alg": "HS256", "crit": ["b64"]}), &claims(json!({})), SECRET);
     let valid = hs256(&json!({"alg": "HS256"}), &claims(json!({})), SECRET);
     for token in [
         none("none"),
@@ -312,10 +243,7 @@ fn keys_that_cannot_work_are_refused_at_start_with_their_place() {
     let places: Vec<usize> = errors.iter().map(|(place, _)| *place).collect();
     assert_eq!(places, [0, 1, 2, 3, 4, 5, 6, 8], "{errors:?}");
     let shown = format!("{bad:?} {errors:?}");
-    assert!(
-        !shown.contains("too short") && !shown.contains("BEGIN"),
-        "{shown}"
-    );
+    assert!(!shown.contains("too short") && !shown.contains("BEGIN"), "{shown}");
 }
 
 fn id(text: &str) -> PublisherId {
@@ -338,14 +266,9 @@ fn publishers(settings: Vec<PublisherSettings>, default: Option<&str>) -> Publis
 
 #[test]
 fn a_publisher_is_known_by_any_of_its_keys_and_by_its_amqp_user() {
-    let (old, new) = (
-        new_publisher_key(&id("shop")),
-        new_publisher_key(&id("shop")),
-    );
-    let settings = vec![
-        publisher("shop", &[&old, &new], Limits::default()),
-        publisher("bank", &[], Limits::default()),
-    ];
+    let (old, new) = (new_publisher_key(&id("shop")), new_publisher_key(&id("shop")));
+    let settings =
+        vec![publisher("shop", &[&old, &new], Limits::default()), publisher("bank", &[], Limits::default())];
     let all = publishers(settings, Some("bank"));
     for key in [&old, &new] {
         let found = all.authenticate(key.expose(), NOW).expect("a known key");
@@ -359,15 +282,9 @@ fn a_publisher_is_known_by_any_of_its_keys_and_by_its_amqp_user() {
     let by_amqp = |user| all.by_user_id(user).map(|publisher| publisher.id.clone());
     assert_eq!(by_amqp("amqp-bank"), Some(id("bank")));
     assert_eq!(by_amqp("guest"), None);
-    assert_eq!(
-        all.default_publisher().map(|one| one.id.clone()),
-        Some(id("bank"))
-    );
+    assert_eq!(all.default_publisher().map(|one| one.id.clone()), Some(id("bank")));
     let shown = format!("{all:?}");
-    assert!(
-        !shown.contains(new.expose()) && !shown.contains(SECRET),
-        "{shown}"
-    );
+    assert!(!shown.contains(new.expose()) && !shown.contains(SECRET), "{shown}");
 }
 
 #[test]
@@ -377,11 +294,7 @@ fn a_token_of_scope_publish_is_a_publisher_with_the_limits_it_says() {
         let token = hs256(&json!({"alg": "HS256"}), &claims(more), SECRET);
         all.authenticate(&token, NOW)
     };
-    for scope in [
-        json!("read publish"),
-        json!(["publish"]),
-        json!(["read", "a publish"]),
-    ] {
+    for scope in [json!("read publish"), json!(["publish"]), json!(["read", "a publish"])] {
         let found = with(json!({"scope": scope, "sub": "shop"})).expect("a publisher");
         assert_eq!(found.id, id("shop"));
         assert_eq!(found.may.publish_to(&Target::Everyone), Ok(()));
@@ -414,16 +327,10 @@ fn a_limited_publisher_reaches_what_is_listed_and_nothing_else() {
     let user = |name| UserId::new(name).expect("an id");
     let topic = |name| Target::Topic(TopicName::new(name).expect("a topic"));
     let device = DeviceId::new("web-1").expect("an id");
-    assert_eq!(
-        may.publish_to(&Target::Users(vec![user("customer.7")])),
-        Ok(())
-    );
+    assert_eq!(may.publish_to(&Target::Users(vec![user("customer.7")])), Ok(()));
     assert_eq!(may.publish_to(&topic("news.eu")), Ok(()));
     for (target, what) in [
-        (
-            Target::Users(vec![user("customer.7"), user("bob")]),
-            "user \"bob\"",
-        ),
+        (Target::Users(vec![user("customer.7"), user("bob")]), "user \"bob\""),
         (Target::Devices(vec![(user("bob"), device)]), "user \"bob\""),
         (topic("news"), "topic \"news\""),
         (Target::Everyone, "everyone"),
@@ -437,10 +344,7 @@ fn a_limited_publisher_reaches_what_is_listed_and_nothing_else() {
 #[test]
 fn an_administrator_is_known_by_the_token_only() {
     let token = new_admin_token();
-    let settings = AdminSettings {
-        id: "ops".to_owned(),
-        token_hash: KeyHash::of(token.expose()),
-    };
+    let settings = AdminSettings { id: "ops".to_owned(), token_hash: KeyHash::of(token.expose()) };
     let admins = Admins::new(vec![settings]);
     let found = admins.authenticate(token.expose());
     assert_eq!(found.map(|admin| admin.id).as_deref(), Some("ops"));

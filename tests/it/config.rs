@@ -39,10 +39,7 @@ fn without_configuration_it_is_an_embedded_trial() {
     assert!(config.is_trial && config.is_embedded() && config.http.demo);
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:9191");
-    assert_eq!(
-        config.inbox.store,
-        Store::Sqlite(PathBuf::from("./data/fanfare.sqlite"))
-    );
+    assert_eq!(config.inbox.store, Store::Sqlite(PathBuf::from("./data/fanfare.sqlite")));
     assert!(config.inbox.migrate_at_start);
     assert_eq!(config.publish.max_ttl, Duration::from_secs(30 * 24 * 3600));
     assert_eq!(config.auth.users.leeway, Duration::from_secs(5));
@@ -54,19 +51,13 @@ fn the_environment_wins_over_the_file_and_the_file_over_the_default() {
     let variables = [
         ("FANFARE__HTTP__LISTEN", "127.0.0.1:2"),
         ("FANFARE__NODE__ID", "n7"),
-        (
-            "FANFARE__HTTP__ALLOWED_ORIGINS",
-            "https://A.example, http://localhost:3000",
-        ),
+        ("FANFARE__HTTP__ALLOWED_ORIGINS", "https://A.example, http://localhost:3000"),
         ("FANFARE__PUBLISH__MAX_USERS", "12"),
     ];
     let config = load_with(toml, &variables).expect("valid");
     assert_eq!(config.http.listen.to_string(), "127.0.0.1:2");
     assert_eq!(config.http.max_connections, 7);
-    assert_eq!(
-        config.http.allowed_origins,
-        ["https://a.example", "http://localhost:3000"]
-    );
+    assert_eq!(config.http.allowed_origins, ["https://a.example", "http://localhost:3000"]);
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.node.id.as_str(), "n7");
     assert_eq!(config.publish.max_users, 12);
@@ -94,13 +85,7 @@ fn everything_that_is_wrong_is_listed_at_once_with_its_limit() {
         [log]
         level = "loud"
     "#;
-    let listed = problems(
-        toml,
-        &[
-            ("FANFARE__PRESENCE__POOL", "4"),
-            ("FANFARE__HTTP__DEMO", "1"),
-        ],
-    );
+    let listed = problems(toml, &[("FANFARE__PRESENCE__POOL", "4"), ("FANFARE__HTTP__DEMO", "1")]);
     let expected = [
         "colour: there is no such key; config/default.toml lists all",
         "http.lisen: there is no such key; did you mean http.listen?",
@@ -124,23 +109,15 @@ fn everything_that_is_wrong_is_listed_at_once_with_its_limit() {
 
 #[test]
 fn a_problem_says_where_the_value_was_set() {
-    let found =
-        load_with("", &[("FANFARE__HTTP__MAX_CONNECTIONS", "many")]).expect_err("no number");
+    let found = load_with("", &[("FANFARE__HTTP__MAX_CONNECTIONS", "many")]).expect_err("no number");
     assert_eq!(
         found[0].to_string(),
         "http.max_connections (in FANFARE__HTTP__MAX_CONNECTIONS): must be a whole number, \
          1-1000000; got \"many\""
     );
-    let missing = Sources {
-        file: Some(PathBuf::from("/nonexistent/fanfare.toml")),
-        environment: vec![],
-    };
+    let missing = Sources { file: Some(PathBuf::from("/nonexistent/fanfare.toml")), environment: vec![] };
     let found = load(&missing).expect_err("no file");
-    assert!(
-        found[0]
-            .to_string()
-            .starts_with("/nonexistent/fanfare.toml: cannot be read: ")
-    );
+    assert!(found[0].to_string().starts_with("/nonexistent/fanfare.toml: cannot be read: "));
 }
 
 #[test]
@@ -152,14 +129,8 @@ fn a_real_backend_without_secrets_is_refused() {
     ] {
         let listed = problems("", &[(name, value)]);
         assert_eq!(listed.len(), 1, "{listed:?}");
-        assert!(
-            listed[0].starts_with("auth.users.keys: must hold a key"),
-            "{listed:?}"
-        );
-        let config = load_with(
-            "",
-            &[(name, value), ("FANFARE__AUTH__USERS__SECRET", SECRET)],
-        );
+        assert!(listed[0].starts_with("auth.users.keys: must hold a key"), "{listed:?}");
+        let config = load_with("", &[(name, value), ("FANFARE__AUTH__USERS__SECRET", SECRET)]);
         let config = config.expect("valid");
         assert!(!config.is_trial && !config.http.demo && !config.is_embedded());
     }
@@ -176,9 +147,7 @@ fn secrets_come_from_files_and_are_never_shown() {
     let redis = write("redis", "redis://:hunter2@localhost:6379/1\n");
     let publishers = write(
         "publishers",
-        &format!(
-            "[[auth.publishers]]\nid = \"shop\"\nkey_hashes = [\"{HASH}\"]\ntopics = [\"a.#\"]"
-        ),
+        &format!("[[auth.publishers]]\nid = \"shop\"\nkey_hashes = [\"{HASH}\"]\ntopics = [\"a.#\"]"),
     );
     let secret = write("secret", &format!("{SECRET}\n"));
     let keys = format!("[{{ id = \"k1\", algorithm = \"HS256\", secret_file = {secret:?} }}]");
@@ -186,10 +155,7 @@ fn secrets_come_from_files_and_are_never_shown() {
         ("FANFARE__PRESENCE__URL_FILE", redis.as_str()),
         ("FANFARE__AUTH__PUBLISHERS_FILE", publishers.as_str()),
         ("FANFARE__AUTH__USERS__KEYS", keys.as_str()),
-        (
-            "FANFARE__BROKER__URLS",
-            "amqp://u:hunter2@a,amqps://u:hunter2@b",
-        ),
+        ("FANFARE__BROKER__URLS", "amqp://u:hunter2@a,amqps://u:hunter2@b"),
     ];
     let config = load_with("", &variables).expect("valid");
     let url = config.presence.url.clone().expect("a URL");
@@ -198,10 +164,7 @@ fn secrets_come_from_files_and_are_never_shown() {
     assert_eq!(config.auth.publishers[0].id.as_str(), "shop");
     assert_eq!(config.broker.urls[1].expose(), "amqps://u:hunter2@b");
     let shown = format!("{config:?}");
-    assert!(
-        !shown.contains("hunter2") && !shown.contains(SECRET),
-        "{shown}"
-    );
+    assert!(!shown.contains("hunter2") && !shown.contains(SECRET), "{shown}");
 
     let wrong = write("wrong", "hunter2");
     let listed = load_with(
@@ -210,10 +173,7 @@ fn secrets_come_from_files_and_are_never_shown() {
             ("FANFARE__PRESENCE__URL_FILE", &wrong),
             ("FANFARE__INBOX__URL", "hunter2"),
             ("FANFARE__BROKER__URLS", "hunter2"),
-            (
-                "FANFARE__AUTH__USERS__KEYS",
-                "[{ algorithm = \"HS256\", secret = \"hunter2\" }]",
-            ),
+            ("FANFARE__AUTH__USERS__KEYS", "[{ algorithm = \"HS256\", secret = \"hunter2\" }]"),
             ("FANFARE__AUTH__PUBLISHERS", "hunter2"),
         ],
     );
@@ -252,18 +212,9 @@ fn a_secret_set_twice_in_the_environment_is_a_contradiction() {
         ("FANFARE__INBOX__URL_FILE", "/nonexistent"),
     ];
     let listed = problems("", &variables).join("\n");
-    assert!(
-        listed.contains("presence.url: is set by FANFARE__PRESENCE__URL too"),
-        "{listed}"
-    );
-    assert!(
-        listed.contains("http.listen_file: there is no such key"),
-        "{listed}"
-    );
-    assert!(
-        listed.contains("inbox.url: the file \"/nonexistent\" cannot be read"),
-        "{listed}"
-    );
+    assert!(listed.contains("presence.url: is set by FANFARE__PRESENCE__URL too"), "{listed}");
+    assert!(listed.contains("http.listen_file: there is no such key"), "{listed}");
+    assert!(listed.contains("inbox.url: the file \"/nonexistent\" cannot be read"), "{listed}");
 }
 
 #[test]
@@ -293,10 +244,8 @@ fn what_is_wrong_in_lists_is_named_with_its_place() {
         "#
     );
     let listed = problems(&toml, &[]);
-    let keys: Vec<&str> = listed
-        .iter()
-        .map(|problem| problem.split(": ").next().unwrap_or_default())
-        .collect();
+    let keys: Vec<&str> =
+        listed.iter().map(|problem| problem.split(": ").next().unwrap_or_default()).collect();
     let expected = [
         "auth.users.keys[0].algorithm",
         "auth.users.keys[1]",
@@ -328,35 +277,20 @@ fn trial_secrets_are_made_once_kept_private_and_open_everything() {
     let mut trial = Trial::load_or_create(&data_dir).expect("made");
     assert_eq!(mode(&data_dir), 0o700);
     assert_eq!(mode(&data_dir.join("trial.json")), 0o600);
-    trial
-        .keep_url(&data_dir, "http://127.0.0.1:8080")
-        .expect("kept");
+    trial.keep_url(&data_dir, "http://127.0.0.1:8080").expect("kept");
     assert_eq!(mode(&data_dir.join("trial.json")), 0o600);
     assert_eq!(Trial::load_or_create(&data_dir).expect("kept"), trial);
     assert_eq!(std::fs::read_dir(&data_dir).expect("readable").count(), 1);
 
     let (now, auth) = (UnixMillis(1_000_000), trial.auth(Duration::ZERO));
     let tokens = std::sync::Arc::new(UserTokens::new(auth.users).expect("a usable key"));
-    let grant = Grant {
-        sub: "alice".to_owned(),
-        ..Grant::default()
-    };
+    let grant = Grant { sub: "alice".to_owned(), ..Grant::default() };
     let signing = SigningKey::new(&trial.user_key()).expect("a usable key");
-    let token = signing
-        .sign(&grant, Duration::from_secs(9), now)
-        .expect("signs");
+    let token = signing.sign(&grant, Duration::from_secs(9), now).expect("signs");
     assert!(tokens.verify(&token, now).is_ok());
     let publishers = Publishers::new(auth.publishers, None, tokens);
-    assert!(
-        publishers
-            .authenticate(trial.publisher_key.expose(), now)
-            .is_ok()
-    );
-    assert!(
-        Admins::new(auth.admins)
-            .authenticate(trial.admin_token.expose())
-            .is_some()
-    );
+    assert!(publishers.authenticate(trial.publisher_key.expose(), now).is_ok());
+    assert!(Admins::new(auth.admins).authenticate(trial.admin_token.expose()).is_some());
     let shown = format!("{trial:?}");
     assert!(!shown.contains(trial.admin_token.expose()), "{shown}");
 }
@@ -366,9 +300,5 @@ fn damaged_trial_secrets_are_not_replaced_silently() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("trial.json"), "{").expect("written");
     let error = Trial::load_or_create(folder.path()).expect_err("damaged");
-    assert!(
-        error
-            .to_string()
-            .ends_with("is damaged; delete it to have new secrets made")
-    );
+    assert!(error.to_string().ends_with("is damaged; delete it to have new secrets made"));
 }

@@ -62,9 +62,7 @@ async fn frames_in_the_segment_of_the_handshake_are_not_lost() {
     let second = frame(TEXT, b"second");
     let early = [frame(TEXT, b"first"), second[..4].to_vec()].concat();
     let mut client = Client::open(server.address).await;
-    client
-        .send(&[client::handshake("").into_bytes(), early].concat())
-        .await;
+    client.send(&[client::handshake("").into_bytes(), early].concat()).await;
     assert!(client.head().await.starts_with("HTTP/1.1 101"));
     assert_eq!(client.frame().await, (TEXT, b"first".to_vec()));
     client.send(&second[4..]).await;
@@ -79,20 +77,12 @@ async fn broken_frames_end_with_their_close_code_and_an_orderly_end_of_stream() 
         ("unmasked", vec![TEXT, 2, b'h', b'i'], 1002),
         ("reserved bit", frame(0xC1, b"x"), 1002),
         ("unknown opcode", frame(0x83, b"x"), 1002),
-        (
-            "text inside a text",
-            [frame(TEXT_START, b"a"), frame(TEXT, b"b")].concat(),
-            1002,
-        ),
+        ("text inside a text", [frame(TEXT_START, b"a"), frame(TEXT, b"b")].concat(), 1002),
         ("continuation of nothing", frame(CONTINUED_END, b"a"), 1002),
         ("binary", frame(0x82, b"x"), 1003),
         ("not UTF-8", frame(TEXT, b"\xff"), 1007),
         ("too big", frame(TEXT, &large), 1009),
-        (
-            "pings behind the mistake",
-            [frame(0x83, b"x"), frame(PING, b"late")].concat(),
-            1002,
-        ),
+        ("pings behind the mistake", [frame(0x83, b"x"), frame(PING, b"late")].concat(), 1002),
     ];
     for (what, bytes, code) in cases {
         let mut client = Client::connect(server.address).await;
@@ -110,12 +100,8 @@ async fn broken_frames_end_with_their_close_code_and_an_orderly_end_of_stream() 
 async fn pings_are_answered_in_order_between_fragments() {
     let server = Server::start(SocketSettings::default()).await;
     let mut client = Client::connect(server.address).await;
-    let bytes = [
-        frame(TEXT_START, b"one "),
-        frame(PING, b"a"),
-        frame(PING, b"b"),
-        frame(CONTINUED_END, b"text"),
-    ];
+    let bytes =
+        [frame(TEXT_START, b"one "), frame(PING, b"a"), frame(PING, b"b"), frame(CONTINUED_END, b"text")];
     client.send(&bytes.concat()).await;
     assert_eq!(client.frame().await, (PONG, b"a".to_vec()));
     assert_eq!(client.frame().await, (PONG, b"b".to_vec()));
@@ -145,10 +131,7 @@ async fn a_client_that_reads_nothing_is_dropped_at_the_write_deadline() {
     while socket.push(Frame::text(b"", body.clone())) == Flow::Open {
         assert!(Instant::now() < deadline, "the socket never became full");
     }
-    assert_eq!(
-        server.outcome().await,
-        Closed::Server(CloseCode::SlowConsumer)
-    );
+    assert_eq!(server.outcome().await, Closed::Server(CloseCode::SlowConsumer));
     server.has_no_sockets().await;
     assert_eq!(server.metrics.write_deadlines.get(), 1);
     drop(client);
@@ -228,11 +211,7 @@ async fn what_is_expected_and_does_not_come_closes_with_its_code() {
 
 #[tokio::test]
 async fn frames_beyond_the_rate_close_the_connection() {
-    let settings = SocketSettings {
-        frame_burst: 5,
-        frames_per_second: 1,
-        ..SocketSettings::default()
-    };
+    let settings = SocketSettings { frame_burst: 5, frames_per_second: 1, ..SocketSettings::default() };
     let server = Server::start(settings).await;
     let mut client = Client::connect(server.address).await;
     client.send(&frame(PONG, b"").repeat(6)).await;
@@ -256,22 +235,13 @@ async fn handshakes_that_are_wrong_get_a_status_and_no_socket() {
     let good = client::handshake("");
     let cases = [
         (good.replace("Version: 13", "Version: 8"), "426"),
-        (
-            good.replace("Connection: Upgrade", "Connection: close"),
-            "426",
-        ),
+        (good.replace("Connection: Upgrade", "Connection: close"), "426"),
         (good.replace("HTTP/1.1", "HTTP/1.0"), "426"),
         (good.replace("dGhlIHNhbXBsZSBub25jZQ==", "Zm9v"), "400"),
-        (
-            good.replace("Host: x\r\n", "Host: x\r\nContent-Length: 2\r\n"),
-            "400",
-        ),
+        (good.replace("Host: x\r\n", "Host: x\r\nContent-Length: 2\r\n"), "400"),
         (good.replace("GET", "POST"), "405"),
         (client::handshake("X-Reject: yes\r\n"), "401"),
-        (
-            client::handshake(&format!("X-Long: {}\r\n", "a".repeat(9000))),
-            "431",
-        ),
+        (client::handshake(&format!("X-Long: {}\r\n", "a".repeat(9000))), "431"),
     ];
     for (request, status) in cases {
         let mut client = Client::open(server.address).await;
@@ -279,10 +249,7 @@ async fn handshakes_that_are_wrong_get_a_status_and_no_socket() {
         let head = client.head().await;
         assert_eq!(&head[9..12], status, "{head}");
         if head.contains("426") {
-            assert!(
-                head.to_ascii_lowercase()
-                    .contains("sec-websocket-version: 13")
-            );
+            assert!(head.to_ascii_lowercase().contains("sec-websocket-version: 13"));
         }
     }
     server.has_no_sockets().await;
@@ -296,10 +263,7 @@ async fn only_the_protocol_is_answered_and_the_hook_sees_the_token() {
                  Sec-WebSocket-Extensions: permessage-deflate\r\n";
     client.send(client::handshake(offer).as_bytes()).await;
     let head = client.head().await.to_ascii_lowercase();
-    assert!(
-        head.contains("sec-websocket-protocol: fanfare.v1\r\n"),
-        "{head}"
-    );
+    assert!(head.contains("sec-websocket-protocol: fanfare.v1\r\n"), "{head}");
     assert!(!head.contains("sec-websocket-extensions"), "{head}");
     assert!(!head.contains("abc"), "{head}");
     assert_eq!(server.event().await, Event::Offered(Some("abc".to_owned())));
@@ -307,10 +271,7 @@ async fn only_the_protocol_is_answered_and_the_hook_sees_the_token() {
 
 #[tokio::test]
 async fn a_slow_handshake_is_cut() {
-    let accept = AcceptSettings {
-        header_timeout: Duration::from_millis(200),
-        ..AcceptSettings::default()
-    };
+    let accept = AcceptSettings { header_timeout: Duration::from_millis(200), ..AcceptSettings::default() };
     let server = Server::start_with(SocketSettings::default(), accept).await;
     for start in ["", "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "] {
         let mut client = Client::open(server.address).await;
@@ -321,14 +282,8 @@ async fn a_slow_handshake_is_cut() {
 
 #[tokio::test]
 async fn one_connection_or_socket_too_many_is_told_to_come_back() {
-    let accept = AcceptSettings {
-        max_connections: 1,
-        ..AcceptSettings::default()
-    };
-    let settings = SocketSettings {
-        max_sockets: 1,
-        ..SocketSettings::default()
-    };
+    let accept = AcceptSettings { max_connections: 1, ..AcceptSettings::default() };
+    let settings = SocketSettings { max_sockets: 1, ..SocketSettings::default() };
     let server = Server::start_with(settings, accept).await;
     let client = Client::connect(server.address).await;
     let mut second = Client::open(server.address).await;
@@ -356,9 +311,5 @@ async fn after_stop_nothing_is_accepted_and_the_tasks_end_with_the_last_socket()
     assert_eq!(client.close_code().await, 4000);
     client.send(&frame(CLOSE, &4000_u16.to_be_bytes())).await;
     server.ends().await;
-    assert!(
-        tokio::net::TcpStream::connect(server.address)
-            .await
-            .is_err()
-    );
+    assert!(tokio::net::TcpStream::connect(server.address).await.is_err());
 }

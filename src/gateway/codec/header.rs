@@ -85,12 +85,7 @@ impl Header {
         let Some((key, rest)) = rest.split_first_chunk::<4>() else {
             return Ok(None);
         };
-        let header = Self {
-            opcode,
-            fin,
-            key: *key,
-            remaining,
-        };
+        let header = Self { opcode, fin, key: *key, remaining };
         Ok(Some((header, bytes.len() - rest.len())))
     }
 

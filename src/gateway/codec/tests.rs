@@ -31,10 +31,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// What one stream of bytes gives, fed in the pieces that `cut` chooses, and the code at its end.
-fn decode(
-    bytes: &[u8],
-    mut cut: impl FnMut(usize) -> usize,
-) -> (Vec<String>, Result<u32, CloseCode>) {
+fn decode(bytes: &[u8], mut cut: impl FnMut(usize) -> usize) -> (Vec<String>, Result<u32, CloseCode>) {
     let mut decoder = Decoder::default();
     let mut seen = Vec::new();
     let mut frames = 0;
@@ -89,10 +86,8 @@ fn conversation(random: &mut StdRng) -> Vec<u8> {
     let mut bytes = Vec::new();
     for _ in 0..random.random_range(1..12) {
         let length = [0, 1, 5, 125, 126, 300, 4000][random.random_range(0..7)];
-        let text: String = (0..length)
-            .map(|_| ['a', 'é', '€', '😀', '\0'][random.random_range(0..5)])
-            .take(4000)
-            .collect();
+        let text: String =
+            (0..length).map(|_| ['a', 'é', '€', '😀', '\0'][random.random_range(0..5)]).take(4000).collect();
         let mut rest = text.as_bytes();
         let mut first = TEXT_START;
         while random.random_bool(0.6) {
@@ -118,9 +113,7 @@ fn random_bytes_never_panic_and_split_alike() {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     for _ in 0..2000 {
-        let mut bytes: Vec<u8> = (0..random.random_range(1..60))
-            .map(|_| random.random())
-            .collect();
+        let mut bytes: Vec<u8> = (0..random.random_range(1..60)).map(|_| random.random()).collect();
         // Likely enough to be a frame that more than the first byte is looked at.
         bytes[0] = [0x81, 0x01, 0x80, 0x00, 0x89, 0x88, 0x82, bytes[0]][random.random_range(0..8)];
         if let Some(second) = bytes.get_mut(1) {
@@ -147,15 +140,8 @@ fn broken_frames_are_protocol_errors() {
         refuses(&bytes, CloseCode::ProtocolError);
     }
     // Lengths that a shorter form could have said, and one with the top bit set.
-    for length in [
-        &[0xfe, 0, 5][..],
-        &[0xff, 0, 0, 0, 0, 0, 0, 0, 5],
-        &[0xff, 128, 0, 0, 0, 0, 0, 0, 0],
-    ] {
-        refuses(
-            &[&[TEXT], length, &[0; 9]].concat(),
-            CloseCode::ProtocolError,
-        );
+    for length in [&[0xfe, 0, 5][..], &[0xff, 0, 0, 0, 0, 0, 0, 0, 5], &[0xff, 128, 0, 0, 0, 0, 0, 0, 0]] {
+        refuses(&[&[TEXT], length, &[0; 9]].concat(), CloseCode::ProtocolError);
     }
 }
 
@@ -167,21 +153,9 @@ fn a_wrong_first_byte_is_refused_without_waiting_for_the_rest() {
 
 #[test]
 fn text_that_is_not_utf8_is_refused_as_soon_as_it_is_seen() {
-    for bad in [
-        &b"\xff"[..],
-        b"\xc0\x80",
-        b"\xed\xa0\x80",
-        b"\xf4\x90\x80\x80",
-        b"\x80",
-    ] {
-        refuses(
-            &frame(TEXT, &[b"ok ", bad].concat()),
-            CloseCode::InvalidText,
-        );
-        refuses(
-            &frame(TEXT_START, &[bad, b"..."].concat()),
-            CloseCode::InvalidText,
-        );
+    for bad in [&b"\xff"[..], b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80"] {
+        refuses(&frame(TEXT, &[b"ok ", bad].concat()), CloseCode::InvalidText);
+        refuses(&frame(TEXT_START, &[bad, b"..."].concat()), CloseCode::InvalidText);
     }
     refuses(&frame(TEXT, b"abc\xe2\x82"), CloseCode::InvalidText);
     let broken = [frame(TEXT_START, b"\xe2\x82"), frame(CONTINUED, b"x")].concat();
@@ -201,11 +175,7 @@ fn a_message_over_the_limit_is_refused_by_its_header_alone() {
     let mut huge = vec![TEXT, 0x80 | 127, 0x40];
     huge.extend([0; 11]);
     refuses(&huge, CloseCode::TooBig);
-    let many = [
-        frame(TEXT_START, &[b'a'; 9000]),
-        frame(CONTINUED_END, &[b'a'; 9000]),
-    ]
-    .concat();
+    let many = [frame(TEXT_START, &[b'a'; 9000]), frame(CONTINUED_END, &[b'a'; 9000])].concat();
     refuses(&many, CloseCode::TooBig);
     let (seen, result) = decode(&frame(TEXT, &[b'a'; 16 * 1024]), |_| 1000);
     assert_eq!((seen.len(), result), (1, Ok(1)));
@@ -224,32 +194,20 @@ fn empty_fragments_without_end_are_refused() {
 fn binary_is_refused_when_it_ends_and_by_size_before() {
     refuses(&frame(0x82, b""), CloseCode::UnsupportedData);
     refuses(&frame(0x82, b"\xff\x00"), CloseCode::UnsupportedData);
-    let large = [
-        frame(0x02, &[0; 9000]),
-        frame(PING, b"p"),
-        frame(CONTINUED, &[0; 9000]),
-    ]
-    .concat();
+    let large = [frame(0x02, &[0; 9000]), frame(PING, b"p"), frame(CONTINUED, &[0; 9000])].concat();
     refuses(&large, CloseCode::TooBig);
 }
 
 #[test]
 fn close_frames_are_checked() {
-    for code in [
-        0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535,
-    ] {
+    for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535] {
         refuses(&frame(CLOSE, &code.to_be_bytes()), CloseCode::ProtocolError);
     }
     refuses(&frame(CLOSE, b"\x03"), CloseCode::ProtocolError);
-    refuses(
-        &frame(CLOSE, b"\x03\xe8abc\xe2\x82"),
-        CloseCode::InvalidText,
-    );
-    for (payload, seen) in [
-        (&b""[..], "Close(None)"),
-        (b"\x03\xe8", "Close(Some(1000))"),
-        (b"\x0f\xa0why", "Close(Some(4000))"),
-    ] {
+    refuses(&frame(CLOSE, b"\x03\xe8abc\xe2\x82"), CloseCode::InvalidText);
+    for (payload, seen) in
+        [(&b""[..], "Close(None)"), (b"\x03\xe8", "Close(Some(1000))"), (b"\x0f\xa0why", "Close(Some(4000))")]
+    {
         let (messages, result) = decode(&frame(CLOSE, payload), |_| 1);
         assert_eq!((messages, result), (vec![seen.to_owned()], Ok(1)));
     }

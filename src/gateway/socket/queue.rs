@@ -55,11 +55,7 @@ impl Queue {
     /// (RFC 6455 section 5.5.3), and pings cannot make the queue grow. Gives it back if none does.
     pub(super) fn replace_pong(&mut self, pong: Frame) -> Result<(), Frame> {
         let started = usize::from(self.written > 0);
-        let waiting = self
-            .frames
-            .iter_mut()
-            .skip(started)
-            .find(|frame| frame.head.first() == Some(&PONG));
+        let waiting = self.frames.iter_mut().skip(started).find(|frame| frame.head.first() == Some(&PONG));
         match waiting {
             Some(waiting) => {
                 self.bytes = self.bytes - waiting.len() + pong.len();

@@ -4,9 +4,7 @@
 
 use std::fmt;
 
-use deadpool_redis::redis::{
-    ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
-};
+use deadpool_redis::redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 use percent_encoding::percent_decode_str;
 
 /// The port of a sentinel that names none.
@@ -64,10 +62,9 @@ impl Address {
         match scheme {
             "redis+sentinel" => Sentinels::parse(rest, false).map(Self::Sentinels),
             "rediss+sentinel" => Sentinels::parse(rest, true).map(Self::Sentinels),
-            "redis" | "rediss" => url
-                .into_connection_info()
-                .map(Self::Server)
-                .map_err(|error| error.to_string()),
+            "redis" | "rediss" => {
+                url.into_connection_info().map(Self::Server).map_err(|error| error.to_string())
+            }
             other => Err(format!("the scheme {other:?} is not known")),
         }
     }
@@ -89,22 +86,13 @@ impl Sentinels {
             None => with_login(login, "")?,
         };
         if !database.is_empty() {
-            let number = database
-                .parse()
-                .map_err(|_| "the database is not a number")?;
+            let number = database.parse().map_err(|_| "the database is not a number")?;
             server = server.set_db(number);
         }
         let sentinel_login = sentinel_login(query)?;
-        let each = hosts
-            .split(',')
-            .map(|host| sentinel(host, tls, &sentinel_login))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            each,
-            service: decoded(service)?,
-            server,
-            tls,
-        })
+        let each =
+            hosts.split(',').map(|host| sentinel(host, tls, &sentinel_login)).collect::<Result<_, _>>()?;
+        Ok(Self { each, service: decoded(service)?, server, tls })
     }
 }
 
@@ -134,18 +122,11 @@ fn sentinel(host: &str, tls: bool, login: &RedisConnectionInfo) -> Result<Connec
         return Err("a sentinel has no host".to_owned());
     }
     let address = if tls {
-        ConnectionAddr::TcpTls {
-            host: name.to_owned(),
-            port,
-            insecure: false,
-            tls_params: None,
-        }
+        ConnectionAddr::TcpTls { host: name.to_owned(), port, insecure: false, tls_params: None }
     } else {
         ConnectionAddr::Tcp(name.to_owned(), port)
     };
-    let info = address
-        .into_connection_info()
-        .map_err(|error| error.to_string())?;
+    let info = address.into_connection_info().map_err(|error| error.to_string())?;
     Ok(info.set_redis_settings(login.clone()))
 }
 

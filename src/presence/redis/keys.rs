@@ -82,14 +82,7 @@ mod tests {
     #[test]
     fn what_others_wrote_is_no_member() {
         let user = UserId::new("u").unwrap();
-        for text in [
-            "",
-            "n1",
-            "n1/",
-            "n1/00/d",
-            "n1/0000000000000001/d/e",
-            "/0000000000000001/",
-        ] {
+        for text in ["", "n1", "n1/", "n1/00/d", "n1/0000000000000001/d/e", "/0000000000000001/"] {
             assert_eq!(parse_member(&user, text), None, "{text:?}");
         }
     }

@@ -79,34 +79,22 @@ impl RedisPresence {
             return Ok(Lease::Held { boot, remaining });
         }
         self.index(&lease.node, ttl_ms).await?;
-        Ok(if state == "kept" || first {
-            Lease::Kept
-        } else {
-            Lease::Renewed
-        })
+        Ok(if state == "kept" || first { Lease::Kept } else { Lease::Renewed })
     }
 
     /// Writes the node into the index, and forgets there who has been dead for long.
     async fn index(&self, node: &NodeId, ttl_ms: i64) -> Result<(), PresenceError> {
         self.query(Operation::Lease, |now_ms| {
             let mut pipeline = pipe();
-            pipeline
-                .zadd(keys::NODES, node.as_str(), now_ms + ttl_ms)
-                .ignore();
-            pipeline
-                .zrembyscore(keys::NODES, "-inf", now_ms - millis(LONG))
-                .ignore();
+            pipeline.zadd(keys::NODES, node.as_str(), now_ms + ttl_ms).ignore();
+            pipeline.zrembyscore(keys::NODES, "-inf", now_ms - millis(LONG)).ignore();
             pipeline.pexpire(keys::NODES, millis(LONG)).ignore();
             pipeline
         })
         .await
     }
 
-    pub(super) async fn release_lease(
-        &self,
-        node: &NodeId,
-        boot: &str,
-    ) -> Result<(), PresenceError> {
+    pub(super) async fn release_lease(&self, node: &NodeId, boot: &str) -> Result<(), PresenceError> {
         let (released,): (bool,) = self
             .query(Operation::Release, |_| {
                 let mut pipeline = pipe();
@@ -149,9 +137,7 @@ impl RedisPresence {
             })
             .await?;
         let leases = leases.into_iter().flatten();
-        let mut leases: Vec<NodeLease> = leases
-            .filter_map(|json| serde_json::from_str(&json).ok())
-            .collect();
+        let mut leases: Vec<NodeLease> = leases.filter_map(|json| serde_json::from_str(&json).ok()).collect();
         leases.sort_by(|one, other| one.node.cmp(&other.node));
         Ok(leases)
     }

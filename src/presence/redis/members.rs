@@ -25,11 +25,8 @@ impl RedisPresence {
     ) -> Result<Vec<Vec<Member>>, PresenceError> {
         let mut answers = vec![Vec::new(); members.len()];
         for batch in batches(members) {
-            let live: Vec<Vec<String>> = self
-                .query(Operation::Announce, |now_ms| {
-                    announce(&batch, now_ms, millis(ttl))
-                })
-                .await?;
+            let live: Vec<Vec<String>> =
+                self.query(Operation::Announce, |now_ms| announce(&batch, now_ms, millis(ttl))).await?;
             for ((user, own), texts) in batch.iter().zip(live) {
                 let live = read_members(user, &texts);
                 for (place, member) in own {
@@ -57,11 +54,8 @@ impl RedisPresence {
                 })
                 .await?;
         }
-        self.write_topics(Operation::Refresh, topics, node, ttl)
-            .await?;
-        self.metrics
-            .refreshed
-            .inc_by((members.len() + topics.len()) as u64);
+        self.write_topics(Operation::Refresh, topics, node, ttl).await?;
+        self.metrics.refreshed.inc_by((members.len() + topics.len()) as u64);
         Ok(())
     }
 
@@ -79,9 +73,7 @@ impl RedisPresence {
                     let mut pipeline = pipe();
                     for topic in batch {
                         let key = keys::topic(topic);
-                        pipeline
-                            .zadd(&key, node.as_str(), now_ms + millis(ttl))
-                            .ignore();
+                        pipeline.zadd(&key, node.as_str(), now_ms + millis(ttl)).ignore();
                         pipeline.pexpire(&key, millis(ttl + MARGIN)).ignore();
                         if operation == Operation::AnnounceTopics {
                             let long_dead = now_ms - millis(MARGIN);
@@ -101,9 +93,7 @@ impl RedisPresence {
     /// announced anew between them is missing in `node-users` until the next refresh, which writes it.
     pub(super) async fn withdraw_members(&self, members: &[Member]) -> Result<(), PresenceError> {
         for batch in batches(members) {
-            let left: Vec<Vec<String>> = self
-                .query(Operation::Withdraw, |_| withdraw(&batch))
-                .await?;
+            let left: Vec<Vec<String>> = self.query(Operation::Withdraw, |_| withdraw(&batch)).await?;
             let mut gone: BTreeMap<&NodeId, Vec<&str>> = BTreeMap::new();
             for ((user, own), texts) in batch.iter().zip(left) {
                 let left = read_members(user, &texts);
@@ -129,10 +119,7 @@ impl RedisPresence {
         Ok(())
     }
 
-    pub(super) async fn locate_routes(
-        &self,
-        routes: &[Route],
-    ) -> Result<Vec<Located>, PresenceError> {
+    pub(super) async fn locate_routes(&self, routes: &[Route]) -> Result<Vec<Located>, PresenceError> {
         let mut located = Vec::with_capacity(routes.len());
         for batch in routes.chunks(BATCH) {
             let answers: Vec<Vec<String>> = self
@@ -216,9 +203,7 @@ fn announce(batch: &[OfUser<'_>], now_ms: i64, ttl_ms: i64) -> Pipeline {
     write_members(&mut pipeline, batch, now_ms, ttl_ms);
     for (user, _) in batch {
         let key = keys::user(user);
-        pipeline
-            .zrembyscore(&key, "-inf", now_ms - millis(MARGIN))
-            .ignore();
+        pipeline.zrembyscore(&key, "-inf", now_ms - millis(MARGIN)).ignore();
         live(&mut pipeline, &key, now_ms);
     }
     pipeline
@@ -241,9 +226,7 @@ fn live(pipeline: &mut Pipeline, key: &str, now_ms: i64) {
 }
 
 fn read_members(user: &UserId, texts: &[String]) -> Vec<Member> {
-    let members = texts
-        .iter()
-        .filter_map(|text| keys::parse_member(user, text));
+    let members = texts.iter().filter_map(|text| keys::parse_member(user, text));
     let mut members: Vec<Member> = members.collect();
     members.sort_by(Member::in_order);
     members

@@ -108,11 +108,7 @@ impl RedisPresence {
         let pool = Pool::build(address, &settings, metrics.connects.clone())
             .map_err(|error| OpenError::Url(error.to_string()))?;
         open::check(&pool, &shown).await?;
-        Ok(Self {
-            pool,
-            clock,
-            metrics,
-        })
+        Ok(Self { pool, clock, metrics })
     }
 
     /// One round trip, counted.
@@ -149,12 +145,7 @@ impl fmt::Debug for RedisPresence {
 
 #[async_trait]
 impl Presence for RedisPresence {
-    async fn lease(
-        &self,
-        lease: &NodeLease,
-        ttl: Duration,
-        first: bool,
-    ) -> Result<Lease, PresenceError> {
+    async fn lease(&self, lease: &NodeLease, ttl: Duration, first: bool) -> Result<Lease, PresenceError> {
         self.take_lease(lease, ttl, first).await
     }
 
@@ -166,11 +157,7 @@ impl Presence for RedisPresence {
         self.live_nodes().await
     }
 
-    async fn announce(
-        &self,
-        members: &[Member],
-        ttl: Duration,
-    ) -> Result<Vec<Vec<Member>>, PresenceError> {
+    async fn announce(&self, members: &[Member], ttl: Duration) -> Result<Vec<Vec<Member>>, PresenceError> {
         self.announce_members(members, ttl).await
     }
 
@@ -190,8 +177,7 @@ impl Presence for RedisPresence {
         node: &NodeId,
         ttl: Duration,
     ) -> Result<(), PresenceError> {
-        self.write_topics(Operation::AnnounceTopics, topics, node, ttl)
-            .await
+        self.write_topics(Operation::AnnounceTopics, topics, node, ttl).await
     }
 
     async fn withdraw(&self, members: &[Member]) -> Result<(), PresenceError> {
@@ -216,12 +202,7 @@ impl Presence for RedisPresence {
         Ok(self.clock.now().as_i64() - self.pool.time().now_ms())
     }
 
-    async fn put_ticket(
-        &self,
-        ticket: &str,
-        value: &str,
-        ttl: Duration,
-    ) -> Result<(), PresenceError> {
+    async fn put_ticket(&self, ticket: &str, value: &str, ttl: Duration) -> Result<(), PresenceError> {
         let (stored,): (Option<String>,) = self
             .query(Operation::PutTicket, |_| {
                 let mut pipeline = pipe();

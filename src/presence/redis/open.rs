@@ -86,15 +86,9 @@ impl OpenError {
             ErrorKind::AuthenticationFailed => Self::Login { address },
             ErrorKind::Server(ServerErrorKind::ReadOnly) => Self::ReadOnly { address },
             ErrorKind::MasterNameNotFoundBySentinel => Self::NoPrimary { address },
-            ErrorKind::Io => Self::Unreachable {
-                address,
-                cause: one_line(&error),
-            },
+            ErrorKind::Io => Self::Unreachable { address, cause: one_line(&error) },
             _ if error.to_string().contains("NOAUTH") => Self::Login { address },
-            _ => Self::Refused {
-                address,
-                cause: one_line(&error),
-            },
+            _ => Self::Refused { address, cause: one_line(&error) },
         }
     }
 }
@@ -109,12 +103,7 @@ pub(super) async fn check(pool: &Pool, address: &str) -> Result<(), OpenError> {
         .query(|_| {
             let mut pipeline = pipe();
             pipeline.cmd("DEL").arg(PROBE).ignore();
-            pipeline
-                .cmd("EVAL")
-                .arg("return redis.call('GETDEL', KEYS[1])")
-                .arg(1)
-                .arg(PROBE)
-                .ignore();
+            pipeline.cmd("EVAL").arg("return redis.call('GETDEL', KEYS[1])").arg(1).arg(PROBE).ignore();
             pipeline
         })
         .await;

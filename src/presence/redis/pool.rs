@@ -9,9 +9,7 @@ use deadpool_redis::redis::aio::MultiplexedConnection;
 use deadpool_redis::redis::{
     AsyncConnectionConfig, ErrorKind, Pipeline, RedisError, RedisResult, ServerErrorKind,
 };
-use deadpool_redis::{
-    HookError, PoolConfig, PoolError, RedisConnectionInfo, Runtime, Timeouts, sentinel,
-};
+use deadpool_redis::{HookError, PoolConfig, PoolError, RedisConnectionInfo, Runtime, Timeouts, sentinel};
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, timeout_at};
 
@@ -64,11 +62,7 @@ impl From<Failure> for PresenceError {
 
 impl Pool {
     /// A pool that has no connection yet. `connects` counts those it will open.
-    pub(super) fn build(
-        address: Address,
-        settings: &Settings,
-        connects: Counter,
-    ) -> RedisResult<Self> {
+    pub(super) fn build(address: Address, settings: &Settings, connects: Counter) -> RedisResult<Self> {
         let time = Arc::new(RedisTime::unmeasured());
         let kind = match address {
             Address::Server(info) => {
@@ -103,11 +97,7 @@ impl Pool {
                 Kind::Sentinels(pool.map_err(no_runtime)?)
             }
         };
-        Ok(Self {
-            kind,
-            time,
-            timeout: settings.timeout,
-        })
+        Ok(Self { kind, time, timeout: settings.timeout })
     }
 
     /// Redis time, as last measured.
@@ -129,9 +119,7 @@ impl Pool {
     ) -> Result<T, Failure> {
         let deadline = Instant::now() + self.timeout;
         let late = |_| Failure::Timeout(self.timeout);
-        let mut connection = timeout_at(deadline, self.checkout())
-            .await
-            .map_err(late)??;
+        let mut connection = timeout_at(deadline, self.checkout()).await.map_err(late)??;
         let pipeline = build(self.time.now_ms());
         let answer = timeout_at(deadline, pipeline.query_async(connection.get_mut())).await;
         match answer {
@@ -211,10 +199,7 @@ fn is_no_primary(error: &RedisError) -> bool {
     )
 }
 
-async fn prepare(
-    time: Arc<RedisTime>,
-    connection: &mut MultiplexedConnection,
-) -> Result<(), HookError> {
+async fn prepare(time: Arc<RedisTime>, connection: &mut MultiplexedConnection) -> Result<(), HookError> {
     time.measure(connection).await.map_err(HookError::Backend)
 }
 

@@ -22,10 +22,7 @@ pub(super) struct RedisTime {
 impl RedisTime {
     /// Not right before the first [`Self::observe`]; a pool measures before it hands out a connection.
     pub(super) fn unmeasured() -> Self {
-        Self {
-            origin: Instant::now(),
-            at_origin: AtomicI64::new(0),
-        }
+        Self { origin: Instant::now(), at_origin: AtomicI64::new(0) }
     }
 
     /// Redis time now, in milliseconds since 1970.
@@ -38,8 +35,7 @@ impl RedisTime {
     pub(super) fn observe(&self, asked: Instant, (seconds, micros): (i64, i64)) {
         let middle = asked.duration_since(self.origin) + asked.elapsed() / 2;
         let redis_ms = seconds.saturating_mul(1_000) + micros / 1_000;
-        self.at_origin
-            .store(redis_ms - millis(middle), Ordering::Relaxed);
+        self.at_origin.store(redis_ms - millis(middle), Ordering::Relaxed);
     }
 
     /// Asks on this connection. Cancel safe: the offset is stored or not.
@@ -63,14 +59,8 @@ mod tests {
     #[test]
     fn the_answer_of_redis_was_true_half_a_round_trip_ago() {
         let time = RedisTime::unmeasured();
-        let asked = time
-            .origin
-            .checked_sub(Duration::from_secs(2))
-            .unwrap_or(time.origin);
-        let time = RedisTime {
-            origin: asked,
-            ..time
-        };
+        let asked = time.origin.checked_sub(Duration::from_secs(2)).unwrap_or(time.origin);
+        let time = RedisTime { origin: asked, ..time };
         time.observe(asked, (1_000, 500_000));
         let ahead = time.now_ms() - 1_000_500;
         assert!((1_000..1_500).contains(&ahead), "{ahead} ms after TIME");

@@ -13,7 +13,7 @@ use fanfare::presence::redis::{RedisPresence, Settings};
 use fanfare::presence::{Lease, Located, Member, NodeLease, Presence, Route};
 
 use crate::support::backends;
-use crate::support::eventually::eventually;
+use crate::support::{DEADLINE, eventually};
 
 /// Long enough never to run out in a test.
 const LONG: Duration = Duration::from_secs(600);
@@ -27,13 +27,8 @@ struct Subject {
 }
 
 enum World {
-    Embedded {
-        twin: EmbeddedPresence,
-        now: Arc<AtomicU64>,
-    },
-    Redis {
-        url: String,
-    },
+    Embedded { twin: EmbeddedPresence, now: Arc<AtomicU64> },
+    Redis { url: String },
 }
 
 impl Subject {
@@ -42,25 +37,14 @@ impl Subject {
         let told = Arc::clone(&now);
         let clock = Clock::new(move || UnixMillis(told.load(Ordering::Relaxed)));
         let twin = EmbeddedPresence::new(clock);
-        Self {
-            presence: Arc::new(twin.clone()),
-            world: World::Embedded { twin, now },
-        }
+        Self { presence: Arc::new(twin.clone()), world: World::Embedded { twin, now } }
     }
 
     async fn redis() -> Self {
         let url = backends::redis_url().await;
-        let settings = Settings {
-            url: url.clone(),
-            timeout: Duration::from_secs(5),
-            pool_size: 4,
-        };
-        let opened =
-            RedisPresence::connect(settings, PresenceMetrics::default(), Clock::system()).await;
-        Self {
-            presence: Arc::new(opened.expect("the test redis can be used")),
-            world: World::Redis { url },
-        }
+        let settings = Settings { url: url.clone(), timeout: Duration::from_secs(5), pool_size: 4 };
+        let opened = RedisPresence::connect(settings, PresenceMetrics::default(), Clock::system()).await;
+        Self { presence: Arc::new(opened.expect("the test redis can be used")), world: World::Redis { url } }
     }
 
     /// Lets `ttl` pass and waits for what must follow from it.
@@ -71,7 +55,7 @@ impl Subject {
                 now.fetch_add(ttl_ms, Ordering::Relaxed);
                 assert!(check().await, "{what}");
             }
-            World::Redis { .. } => eventually(what, check).await,
+            World::Redis { .. } => eventually(DEADLINE, what, check).await,
         }
     }
 
@@ -82,10 +66,7 @@ impl Subject {
             World::Redis { url } => {
                 let client = client::Client::open(url.as_str()).unwrap();
                 let connection = client.get_multiplexed_async_connection().await;
-                let () = client::cmd("FLUSHDB")
-                    .query_async(&mut connection.unwrap())
-                    .await
-                    .unwrap();
+                let () = client::cmd("FLUSHDB").query_async(&mut connection.unwrap()).await.unwrap();
             }
         }
     }
@@ -184,18 +165,13 @@ async fn what_was_announced_is_located(subject: Subject) {
     let phone = member("alice", "n1", 1, "phone");
     let web = member("alice", "n2", 2, "");
     let bob = member("bob", "n2", 3, "phone");
-    subject
-        .announce(&[phone.clone(), bob.clone(), web.clone()], LONG)
-        .await;
+    subject.announce(&[phone.clone(), bob.clone(), web.clone()], LONG).await;
     let located = subject.locate(&[route("alice"), route("bob")]).await;
     assert_eq!(located[0].members, [phone.clone(), web.clone()]);
     assert_eq!(located[0].nodes, [phone.node, web.node.clone()]);
     assert_eq!(located[1].members, [bob]);
     assert_eq!(located[1].nodes, [web.node]);
-    assert_eq!(
-        subject.locate(&[route("carol")]).await,
-        [Located::default()]
-    );
+    assert_eq!(subject.locate(&[route("carol")]).await, [Located::default()]);
 }
 
 async fn an_announce_answers_with_the_others_of_the_user(subject: Subject) {
@@ -213,9 +189,7 @@ async fn an_announce_answers_with_the_others_of_the_user(subject: Subject) {
 async fn members_of_one_announce_see_each_other(subject: Subject) {
     let older = member("alice", "n1", 1, "phone");
     let newer = member("alice", "n1", 2, "phone");
-    let answer = subject
-        .announce(&[older.clone(), newer.clone()], LONG)
-        .await;
+    let answer = subject.announce(&[older.clone(), newer.clone()], LONG).await;
     assert_eq!(answer, [vec![newer], vec![older]]);
 }
 
@@ -230,9 +204,7 @@ async fn a_connection_is_gone_when_its_ttl_has_passed(subject: Subject) {
 }
 
 async fn the_dead_are_not_answered_to_an_announce(subject: Subject) {
-    subject
-        .announce(&[member("alice", "n1", 1, "phone")], SHORT)
-        .await;
+    subject.announce(&[member("alice", "n1", 1, "phone")], SHORT).await;
     let web = member("alice", "n2", 2, "web");
     let alone = async || subject.announce(&[web.clone()], LONG).await[0].is_empty();
     subject.after(SHORT, "no other is alive", alone).await;
@@ -257,9 +229,7 @@ async fn a_refresh_brings_back_what_was_forgotten(subject: Subject) {
     subject.announce(&members, LONG).await;
     subject.forget().await;
     assert_eq!(subject.of_user("alice").await, []);
-    let refresh = subject
-        .presence
-        .refresh(&members, &topics, &phone.node, LONG);
+    let refresh = subject.presence.refresh(&members, &topics, &phone.node, LONG);
     refresh.await.unwrap();
     assert_eq!(subject.of_user("alice").await, members);
     assert_eq!(subject.readers("news").await, ["n1"]);
@@ -269,9 +239,7 @@ async fn withdraw_removes_exactly_that_connection(subject: Subject) {
     let phone = member("alice", "n1", 1, "phone");
     let web = member("alice", "n1", 2, "web");
     let bob = member("bob", "n1", 3, "");
-    subject
-        .announce(&[phone.clone(), web.clone(), bob.clone()], LONG)
-        .await;
+    subject.announce(&[phone.clone(), web.clone(), bob.clone()], LONG).await;
     for _ in 0..2 {
         let gone = [phone.clone()];
         subject.presence.withdraw(&gone).await.unwrap();
@@ -308,10 +276,7 @@ async fn a_reader_that_stops_refreshing_is_gone(subject: Subject) {
     let topics = [topic("news")];
     let presence = &subject.presence;
     for node in [&one, &two] {
-        presence
-            .announce_topics(&topics, node, SHORT)
-            .await
-            .unwrap();
+        presence.announce_topics(&topics, node, SHORT).await.unwrap();
     }
     presence.refresh(&[], &topics, &one, LONG).await.unwrap();
     let one_left = async || subject.readers("news").await == ["n1"];
@@ -319,9 +284,8 @@ async fn a_reader_that_stops_refreshing_is_gone(subject: Subject) {
 }
 
 async fn many_routes_are_answered_in_their_order(subject: Subject) {
-    let users: Vec<Member> = (0..1_201)
-        .map(|number| member(&format!("u{number}"), "n1", number, "d"))
-        .collect();
+    let users: Vec<Member> =
+        (0..1_201).map(|number| member(&format!("u{number}"), "n1", number, "d")).collect();
     let answers = subject.announce(&users, LONG).await;
     assert_eq!(answers, vec![Vec::<Member>::new(); users.len()]);
     let routes: Vec<Route> = users
@@ -341,9 +305,7 @@ async fn many_routes_are_answered_in_their_order(subject: Subject) {
 }
 
 async fn one_user_may_have_more_connections_than_a_batch(subject: Subject) {
-    let many: Vec<Member> = (0..700)
-        .map(|number| member("alice", "n1", number, ""))
-        .collect();
+    let many: Vec<Member> = (0..700).map(|number| member("alice", "n1", number, "")).collect();
     let answers = subject.announce(&many, LONG).await;
     assert!(answers.iter().all(|others| others.len() == 699));
     assert_eq!(subject.of_user("alice").await, many);
@@ -397,10 +359,7 @@ async fn another_boot_waits_until_the_lease_runs_out(subject: Subject) {
     match subject.lease("b2", LONG, true).await {
         Lease::Held { boot, remaining } => {
             assert_eq!(boot, "b1");
-            assert!(
-                remaining > Duration::ZERO && remaining <= SHORT,
-                "{remaining:?}"
-            );
+            assert!(remaining > Duration::ZERO && remaining <= SHORT, "{remaining:?}");
         }
         other => panic!("{other:?}"),
     }
@@ -435,9 +394,7 @@ async fn live_nodes_are_listed_in_order(subject: Subject) {
     subject.presence.lease(&changed, LONG, false).await.unwrap();
     let expected = [node_lease("n1", "b1"), changed];
     let listed = async || subject.presence.nodes().await.unwrap() == expected;
-    subject
-        .after(SHORT, "n2 is dead, n3 is changed", listed)
-        .await;
+    subject.after(SHORT, "n2 is dead, n3 is changed", listed).await;
 }
 
 async fn a_ticket_is_taken_by_one_of_many(subject: Subject) {
@@ -458,9 +415,7 @@ async fn a_ticket_runs_out(subject: Subject) {
     presence.put_ticket("brief", "a", SHORT).await.unwrap();
     // Its name is free when it has run out, which is how this knows without taking it.
     let ran_out = async || presence.put_ticket("brief", "b", LONG).await.is_ok();
-    subject
-        .after(SHORT, "the name is free again", ran_out)
-        .await;
+    subject.after(SHORT, "the name is free again", ran_out).await;
     let taken = presence.take_ticket("brief").await.unwrap();
     assert_eq!(taken.as_deref(), Some("b"));
 }
@@ -486,9 +441,7 @@ async fn the_twin_honours_a_ttl_to_the_millisecond() {
         unreachable!("it is embedded");
     };
     let user: UserId = "alice".parse().unwrap();
-    subject
-        .announce(&[member(user.as_str(), "n1", 1, "")], LONG)
-        .await;
+    subject.announce(&[member(user.as_str(), "n1", 1, "")], LONG).await;
     now.fetch_add(599_999, Ordering::Relaxed);
     assert_eq!(subject.of_user("alice").await.len(), 1);
     now.fetch_add(1, Ordering::Relaxed);

@@ -42,10 +42,7 @@ pub(crate) struct Client {
 impl Client {
     /// A TCP connection, nothing said.
     pub(crate) async fn open(address: SocketAddr) -> Self {
-        Self {
-            stream: TcpStream::connect(address).await.expect("connects"),
-            unread: Vec::new(),
-        }
+        Self { stream: TcpStream::connect(address).await.expect("connects"), unread: Vec::new() }
     }
 
     /// A WebSocket.
@@ -113,8 +110,6 @@ impl Client {
 
     async fn fill(&mut self) -> bool {
         let read = timeout(PATIENCE, self.stream.read_buf(&mut self.unread)).await;
-        read.expect("the server says something in time")
-            .expect("no reset")
-            > 0
+        read.expect("the server says something in time").expect("no reset") > 0
     }
 }

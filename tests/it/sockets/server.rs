@@ -47,10 +47,7 @@ impl Server {
         Self::start_with(settings, AcceptSettings::default()).await
     }
 
-    pub(crate) async fn start_with(
-        settings: SocketSettings,
-        accept_settings: AcceptSettings,
-    ) -> Self {
+    pub(crate) async fn start_with(settings: SocketSettings, accept_settings: AcceptSettings) -> Self {
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let metrics = Metrics::new().gateway;
         let sockets = Sockets::start(settings, metrics.clone(), tracker.clone(), stop.clone());
@@ -67,10 +64,7 @@ impl Server {
             listener,
             TowerToHyperService::new(warp::service(routes)),
             accept_settings,
-            Lifetime {
-                tracker: tracker.clone(),
-                stop: stop.clone(),
-            },
+            Lifetime { tracker: tracker.clone(), stop: stop.clone() },
             metrics.clone(),
         ));
         Self {
@@ -124,9 +118,7 @@ impl Server {
     /// Waits until all tasks have ended.
     pub(crate) async fn ends(&self) {
         self.tracker.close();
-        timeout(PATIENCE, self.tracker.wait())
-            .await
-            .expect("all tasks end in time");
+        timeout(PATIENCE, self.tracker.wait()).await.expect("all tasks end in time");
     }
 }
 

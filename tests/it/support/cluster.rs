@@ -43,10 +43,7 @@ impl TestCluster {
         let folder = TempDir::new().expect("a temporary folder");
         let credentials = Credentials::new();
         let (amqp_url, redis, postgres) = tokio::join!(amqp_url(), redis_url(), postgres_url());
-        let mut others: Vec<_> = others
-            .iter()
-            .map(|(key, value)| (*key, (*value).to_owned()))
-            .collect();
+        let mut others: Vec<_> = others.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
         // Tests publish with pika's way of naming nobody.
         others.push(("broker.default_publisher", "\"shop\"".to_owned()));
         let settings = NODE_IDS.map(|id| NodeSettings {
@@ -66,13 +63,7 @@ impl TestCluster {
         for node in &mut nodes {
             node.ready().await;
         }
-        Self {
-            nginx,
-            nodes,
-            credentials,
-            amqp_url,
-            folder,
-        }
+        Self { nginx, nodes, credentials, amqp_url, folder }
     }
 
     /// The folder of logs and configuration files.
@@ -107,11 +98,7 @@ fn migrate(settings: &NodeSettings, folder: &Path, credentials: &Credentials) {
     let config = config.to_str().expect("temporary folders have plain names");
     let output = run(folder, &["migrate", "--config", config]);
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "fanfare migrate: {}\n{text}",
-        output.status
-    );
+    assert!(output.status.success(), "fanfare migrate: {}\n{text}", output.status);
 }
 
 /// A backend service that publishes over HTTP.
@@ -137,11 +124,7 @@ impl Publisher {
     /// Posts to `http_url`.
     pub fn new(http_url: &str, credentials: &Credentials) -> Self {
         let url = format!("{http_url}/v1/notifications");
-        Self {
-            client: http_client(),
-            url,
-            key: credentials.publisher_key.clone(),
-        }
+        Self { client: http_client(), url, key: credentials.publisher_key.clone() }
     }
 
     /// One request.
@@ -149,11 +132,7 @@ impl Publisher {
     /// # Errors
     /// No answer arrived.
     pub async fn try_publish(&self, body: &Value, key: Option<&str>) -> reqwest::Result<Answer> {
-        let mut request = self
-            .client
-            .post(&self.url)
-            .bearer_auth(&self.key)
-            .json(body);
+        let mut request = self.client.post(&self.url).bearer_auth(&self.key).json(body);
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
@@ -162,11 +141,7 @@ impl Publisher {
         let is_replayed = answer.headers().contains_key("idempotent-replayed");
         let text = answer.text().await?;
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Ok(Answer {
-            status,
-            is_replayed,
-            body,
-        })
+        Ok(Answer { status, is_replayed, body })
     }
 
     /// One request, which must be answered 202.

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::eventually::eventually;
+use super::{DEADLINE, eventually};
 
 /// A running `redis-server` on a free port of the loopback; killed when dropped.
 pub(crate) struct RedisServer {
@@ -78,26 +78,19 @@ impl RedisServer {
         command.args(["--port", &self.port.to_string()]);
         command.args(["--bind", "127.0.0.1", "--daemonize", "no"]);
         command.arg("--dir").arg(self.folder.path());
-        if !self
-            .arguments
-            .iter()
-            .any(|argument| argument == "--sentinel")
-        {
+        if !self.arguments.iter().any(|argument| argument == "--sentinel") {
             command.args(["--save", "", "--appendonly", "no"]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null());
         self.child = Some(command.spawn().expect("redis-server is installed"));
         let port = self.port;
-        eventually("an answer of redis-server", async || answers(port).await).await;
+        eventually(DEADLINE, "an answer of redis-server", async || answers(port).await).await;
     }
 
     /// Runs one command on it, as an operator would.
     pub(crate) async fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let client = redis::Client::open(self.url()).expect("a redis url");
-        let mut connection = client
-            .get_multiplexed_async_connection()
-            .await
-            .expect("the server answers");
+        let mut connection = client.get_multiplexed_async_connection().await.expect("the server answers");
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
         let answer = command.query_async(&mut connection).await;
