@@ -90,7 +90,11 @@ function startSession(user, device) {
 function stateChanged(state) {
   showState(state);
   if (state.name === "connecting") byId("session-error").textContent = "";
-  if (state.why) log.note(state.why);
+  if (state.why) {
+    log.note(state.why);
+    // Said once here: the text beside the button counts seconds, and would not stop talking.
+    byId("announce").textContent = state.why;
+  }
   const busy = state.name === "live" || state.name === "connecting";
   for (const id of ["user", "device"]) byId(id).readOnly = busy;
 }
