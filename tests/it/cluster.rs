@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::DEADLINE;
-use crate::support::cluster::{Publisher, TestCluster};
+use crate::support::cluster::TestCluster;
 use crate::support::device::{Device, all_received};
+use crate::support::publisher::Publisher;
 
 /// Everything that heals does so within a second or three, so that a test need not wait longer.
 const QUICK: &[(&str, &str)] = &[
