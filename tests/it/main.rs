@@ -1,13 +1,7 @@
 //! All integration tests, one binary.
-#![expect(
-    unreachable_pub,
-    reason = "modules of one test binary speak through pub items"
-)]
+#![expect(unreachable_pub, reason = "modules of one test binary speak through pub items")]
 
-#[expect(
-    dead_code,
-    reason = "it speaks the whole protocol; tests look at what they are about"
-)]
+#[expect(dead_code, reason = "it speaks the whole protocol; tests look at what they are about")]
 mod support;
 
 mod tidy;

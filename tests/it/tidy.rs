@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// name each other. `main.rs` and `lib.rs` name whatever they like.
 const LAYERS: &[&[&str]] = &[
     &["domain"],
-    &["metrics", "clock"],
+    &["metrics", "clock", "batch"],
     &["wire", "auth"],
     &["hub", "session", "broker", "presence", "inbox"],
     &["routing"],
@@ -45,18 +45,13 @@ fn rust_files(folder: &str) -> Vec<(String, String)> {
 }
 
 fn name(path: &Path) -> String {
-    let inner: PathBuf = path
-        .strip_prefix(root())
-        .expect("below the root")
-        .to_owned();
+    let inner: PathBuf = path.strip_prefix(root()).expect("below the root").to_owned();
     inner.to_str().expect("plain names").to_owned()
 }
 
 /// The code of a file: without comments, and without the unit tests at its end.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines = text
-        .lines()
-        .take_while(|line| !line.starts_with("#[cfg(test)]"));
+    let lines = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]"));
     lines
         .enumerate()
         .map(|(at, line)| (at + 1, line))
@@ -72,9 +67,7 @@ fn named_modules(text: &str) -> Vec<String> {
     let code: Vec<&str> = code(text).map(|(_, line)| line).collect();
     let code = code.join("\n");
     let word = |text: &str| -> String {
-        text.chars()
-            .take_while(|letter| letter.is_alphanumeric() || *letter == '_')
-            .collect()
+        text.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
     };
     let mut names = vec![];
     for (at, _) in code.match_indices("crate::") {
@@ -108,23 +101,16 @@ fn layer(module: &str) -> Option<usize> {
 fn modules_name_only_lower_layers() {
     let mut wrong = vec![];
     for (path, text) in rust_files("src") {
-        let module = path
-            .split('/')
-            .nth(1)
-            .unwrap_or_default()
-            .trim_end_matches(".rs");
+        let module = path.split('/').nth(1).unwrap_or_default().trim_end_matches(".rs");
         if matches!(module, "main" | "lib") {
             continue;
         }
-        let own =
-            layer(module).unwrap_or_else(|| panic!("{module} ({path}) has no layer in tidy.rs"));
+        let own = layer(module).unwrap_or_else(|| panic!("{module} ({path}) has no layer in tidy.rs"));
         for named in named_modules(&text) {
             // A type or macro at the crate's root has no layer.
             let is_lower = layer(&named).is_none_or(|layer| layer < own);
             if named != module && !is_lower {
-                wrong.push(format!(
-                    "{path}: {module} names {named}, which is not below it"
-                ));
+                wrong.push(format!("{path}: {module} names {named}, which is not below it"));
             }
         }
     }
@@ -139,20 +125,11 @@ fn the_layer_check_sees_every_way_to_name_a_module() {
 
 #[test]
 fn pure_modules_neither_wait_nor_read_clocks_nor_log() {
-    let forbidden = [
-        ".await",
-        "async fn",
-        "tokio::",
-        "tracing::",
-        "SystemTime",
-        "Instant::now",
-        "Clock",
-    ];
+    let forbidden = [".await", "async fn", "tokio::", "tracing::", "SystemTime", "Instant::now", "Clock"];
     each_line("src", |path, line| {
         let module = path.split('/').nth(1)?.trim_end_matches(".rs");
         let found = forbidden.iter().find(|word| line.contains(**word))?;
-        PURE.contains(&module)
-            .then(|| format!("{module} is pure, but has {found}"))
+        PURE.contains(&module).then(|| format!("{module} is pure, but has {found}"))
     });
 }
 
@@ -162,9 +139,7 @@ fn files_say_what_they_own_and_stay_short() {
     for (path, text) in [rust_files("src"), rust_files("tests")].concat() {
         let (lines, limit) = (text.lines().count(), if is_test(&path) { 600 } else { 400 });
         if lines > limit {
-            wrong.push(format!(
-                "{path} has {lines} lines; at most {limit}: split it"
-            ));
+            wrong.push(format!("{path} has {lines} lines; at most {limit}: split it"));
         }
         if !text.starts_with("//!") {
             wrong.push(format!("{path} does not open with //! and what it owns"));
@@ -173,9 +148,7 @@ fn files_say_what_they_own_and_stay_short() {
             .split(['/', '.'])
             .any(|part| ["utils", "util", "common", "helpers", "manager"].contains(&part))
         {
-            wrong.push(format!(
-                "{path}: name what it holds; a drawer refuses nothing"
-            ));
+            wrong.push(format!("{path}: name what it holds; a drawer refuses nothing"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -190,10 +163,7 @@ fn code_keeps_the_house_rules() {
     for folder in ["src", "tests"] {
         // In two parts each, or this file would break its own rules.
         let banned = [
-            (
-                concat!("#[all", "ow("),
-                "write #[expect(lint, reason = \"…\")]",
-            ),
+            (concat!("#[all", "ow("), "write #[expect(lint, reason = \"…\")]"),
             (concat!("#[ign", "ore"), "no test is skipped"),
             (concat!("/wo", "rk/"), "a path of somebody's machine"),
             (concat!("/tmp/", "wt"), "a path of somebody's machine"),
@@ -203,9 +173,7 @@ fn code_keeps_the_house_rules() {
             Some(format!("{word}: {why}"))
         });
         for (path, text) in rust_files(folder) {
-            let bare = text
-                .lines()
-                .find(|line| line.contains(concat!("TO", "DO")) && !line.contains('#'));
+            let bare = text.lines().find(|line| line.contains(concat!("TO", "DO")) && !line.contains('#'));
             assert_eq!(bare, None, "{path}: name the issue (#123), or do it");
         }
     }
@@ -216,10 +184,7 @@ fn readme_names_the_command_that_runs_and_the_one_that_tests() {
     let readme = fs::read_to_string(root().join("README.md")).expect("there is a README");
     for command in ["cargo run --release", "tests/run"] {
         let alone = format!("\n{command}\n");
-        assert!(
-            readme.contains(&alone),
-            "{command} stands alone on a line, to be copied"
-        );
+        assert!(readme.contains(&alone), "{command} stands alone on a line, to be copied");
     }
 }
 

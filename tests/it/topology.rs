@@ -33,9 +33,7 @@ fn block<'a>(text: &'a str, header: &str) -> Vec<&'a str> {
     let mut lines = text.lines().skip_while(|line| !line.starts_with(header));
     assert!(lines.next().is_some(), "{header:?} is in the file");
     lines
-        .take_while(|line| {
-            line.trim().is_empty() || line.len() - line.trim_start().len() > indentation
-        })
+        .take_while(|line| line.trim().is_empty() || line.len() - line.trim_start().len() > indentation)
         .filter(|line| !line.trim().is_empty())
         .collect()
 }
@@ -47,9 +45,7 @@ fn service(name: &str) -> Vec<&'static str> {
 
 /// Which settings a list of environment variables sets.
 fn keys(lines: &[&str]) -> BTreeSet<String> {
-    let variables = lines
-        .iter()
-        .filter_map(|line| line.trim().strip_prefix("FANFARE__"));
+    let variables = lines.iter().filter_map(|line| line.trim().strip_prefix("FANFARE__"));
     variables
         .map(|line| {
             let name = line.split(':').next().unwrap_or_default();
@@ -67,23 +63,15 @@ fn compose_starts_the_topology_that_the_tests_start() {
         .map(|line| line.trim().trim_end_matches(':'))
         .collect();
     let [first, second] = NODE_IDS;
-    let expected = [
-        "secrets", "rabbitmq", "redis", "postgres", "migrate", first, second, "nginx",
-    ];
+    let expected = ["secrets", "rabbitmq", "redis", "postgres", "migrate", first, second, "nginx"];
     assert_eq!(services, expected);
 
     let nginx = service("nginx");
     assert!(nginx.contains(&"- ./deploy/nginx.conf:/etc/nginx/nginx.conf:ro"));
     assert!(DEPLOYED.contains("listen 8080;") && nginx.contains(&"- \"8080:8080\""));
     for id in NODE_IDS {
-        assert!(
-            DEPLOYED.contains(&format!("server {id}:8080 ")),
-            "{id} is behind Nginx"
-        );
-        assert!(
-            nginx.contains(&format!("{id}:").as_str()),
-            "Nginx waits for {id}"
-        );
+        assert!(DEPLOYED.contains(&format!("server {id}:8080 ")), "{id} is behind Nginx");
+        assert!(nginx.contains(&format!("{id}:").as_str()), "Nginx waits for {id}");
         assert!(service(id).contains(&format!("FANFARE__NODE__ID: {id}").as_str()));
     }
     let shared = block(COMPOSE, "x-node-environment:");
@@ -98,11 +86,7 @@ fn compose_sets_exactly_the_settings_that_the_tests_set() {
         inbox_url: Some("postgres://".into()),
         ..NodeSettings::embedded(NODE_IDS[0])
     };
-    let expected: BTreeSet<_> = settings
-        .keys()
-        .into_iter()
-        .map(|(key, _)| key.to_owned())
-        .collect();
+    let expected: BTreeSet<_> = settings.keys().into_iter().map(|(key, _)| key.to_owned()).collect();
     for id in NODE_IDS {
         let lines = [block(COMPOSE, "x-node-environment:"), service(id)].concat();
         assert_eq!(keys(&lines), expected, "{id}");
@@ -166,14 +150,7 @@ async fn nginx_tells_nodes_who_asks_and_believes_no_client_about_it() {
         .get(nginx.http_url())
         .header("x-forwarded-for", "6.6.6.6")
         .header("host", "push.example:8443");
-    let seen = request
-        .send()
-        .await
-        .expect("an answer")
-        .text()
-        .await
-        .expect("a body")
-        .to_lowercase();
+    let seen = request.send().await.expect("an answer").text().await.expect("a body").to_lowercase();
     assert!(seen.contains("x-forwarded-for: 127.0.0.1\r\n"), "{seen}");
     assert!(seen.contains("host: push.example:8443\r\n"), "{seen}");
     assert!(!seen.contains("6.6.6.6"), "{seen}");
@@ -200,10 +177,7 @@ async fn nginx_carries_websockets_to_the_node_that_is_there() {
     let (mut socket, _) = connect_async(nginx.ws_url()).await.expect("an upgrade");
     socket.send(Message::text("hello")).await.expect("sent");
     let echoed = within(DEADLINE, "an echo", socket.next()).await;
-    assert_eq!(
-        echoed.expect("open").expect("a message"),
-        Message::text("hello")
-    );
+    assert_eq!(echoed.expect("open").expect("a message"), Message::text("hello"));
     server.await.expect("no panic");
 }
 
@@ -219,10 +193,7 @@ async fn nginx_sends_a_post_to_another_node_only_if_the_first_never_had_it() {
     let before = cut.load(Ordering::Relaxed);
     let post = http_client().post(nginx.http_url()).body("{}");
     let status = post.send().await.expect("an answer").status();
-    assert_eq!(
-        (status.as_u16(), cut.load(Ordering::Relaxed)),
-        (502, before + 1)
-    );
+    assert_eq!((status.as_u16(), cut.load(Ordering::Relaxed)), (502, before + 1));
 
     let (port, _) = stand_in(echo).await;
     let folder = TempDir::new().expect("a temporary folder");
@@ -237,15 +208,8 @@ async fn nginx_sends_a_post_to_another_node_only_if_the_first_never_had_it() {
 fn generated_secrets() -> (TempDir, PathBuf) {
     let folder = TempDir::new().expect("a temporary folder");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/secrets");
-    let output = Command::new(script)
-        .arg(folder.path())
-        .output()
-        .expect("the script runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = Command::new(script).arg(folder.path()).output().expect("the script runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let path = folder.path().to_owned();
     (folder, path)
 }
@@ -257,18 +221,9 @@ async fn rabbitmq_takes_the_definitions_and_lets_backends_only_publish() {
         let text = fs::read_to_string(secrets.join("rabbitmq").join(file)).expect("generated");
         let definitions: Value = serde_json::from_str(&text).expect("JSON");
         let url = format!("{}/api/definitions", rabbit_api());
-        let answer = http_client()
-            .post(url)
-            .json(&definitions)
-            .send()
-            .await
-            .expect("an answer");
+        let answer = http_client().post(url).json(&definitions).send().await.expect("an answer");
         let status = answer.status();
-        assert!(
-            status.is_success(),
-            "{file}: {status} {}",
-            answer.text().await.unwrap_or_default()
-        );
+        assert!(status.is_success(), "{file}: {status} {}", answer.text().await.unwrap_or_default());
     }
 
     let url = fs::read_to_string(secrets.join("broker_urls")).expect("generated");
@@ -277,10 +232,7 @@ async fn rabbitmq_takes_the_definitions_and_lets_backends_only_publish() {
     let address = rest.split('/').next().unwrap_or_default();
     let node_url = url.replace("rabbitmq:5672", address);
     let node = Connection::connect(&node_url, ConnectionProperties::default()).await;
-    node.expect("nodes may connect")
-        .close(200, "done".into())
-        .await
-        .expect("closes");
+    node.expect("nodes may connect").close(200, "done".into()).await.expect("closes");
 
     let password = fs::read_to_string(secrets.join("backend_amqp_password")).expect("generated");
     let backend_url = format!("amqp://backend:{password}@{address}/fanfare");
@@ -288,16 +240,10 @@ async fn rabbitmq_takes_the_definitions_and_lets_backends_only_publish() {
     let backend = backend.expect("backends may connect");
     let channel = backend.create_channel().await.expect("a channel");
     let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-    channel
-        .confirm_select(Default::default())
-        .await
-        .expect("confirms");
+    channel.confirm_select(Default::default()).await.expect("confirms");
     // ACCESS_REFUSED closes the channel (AMQP 0-9-1 section 1.1, reply code 403).
     let refused = async {
-        channel
-            .basic_publish("amq.topic".into(), "x".into(), options, b"{}", properties)
-            .await?
-            .await
+        channel.basic_publish("amq.topic".into(), "x".into(), options, b"{}", properties).await?.await
     };
     let refused = within(DEADLINE, "a refusal", refused).await;
     assert!(refused.is_err(), "a backend wrote to another exchange");

@@ -126,15 +126,9 @@ impl TestClient {
     pub async fn dial(url: &str, token: &str) -> Result<Self, Error> {
         let mut request = url.into_client_request()?;
         let headers = request.headers_mut();
-        headers.insert(
-            "sec-websocket-protocol",
-            "fanfare.v1".parse().expect("a header"),
-        );
+        headers.insert("sec-websocket-protocol", "fanfare.v1".parse().expect("a header"));
         let bearer = format!("Bearer {token}");
-        headers.insert(
-            "authorization",
-            bearer.parse().expect("tokens are visible ASCII"),
-        );
+        headers.insert("authorization", bearer.parse().expect("tokens are visible ASCII"));
         let (socket, _) = connect_async(request).await?;
         Ok(Self { socket })
     }
@@ -172,16 +166,12 @@ impl TestClient {
 
     /// Sends any message, well-formed or not.
     pub async fn send_raw(&mut self, message: Message) {
-        self.socket
-            .send(message)
-            .await
-            .expect("the connection is open");
+        self.socket.send(message).await.expect("the connection is open");
     }
 
     /// Acknowledges everything up to `seq`.
     pub async fn ack(&mut self, stream: &str, seq: u64) {
-        self.send(json!({"type": "ack", "stream": stream, "seq": seq}))
-            .await;
+        self.send(json!({"type": "ack", "stream": stream, "seq": seq})).await;
     }
 
     /// The next frame, whenever it comes; [`Frame::Closed`] at the end, however it came.
@@ -199,10 +189,7 @@ impl TestClient {
                 Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
                 Some(Ok(Message::Close(None))) | Some(Err(_)) | None => {
                     // RFC 6455 section 7.1.5: no close frame is 1006.
-                    return Frame::Closed {
-                        code: 1006,
-                        reason: String::new(),
-                    };
+                    return Frame::Closed { code: 1006, reason: String::new() };
                 }
             };
             return serde_json::from_str(&text)
@@ -238,10 +225,7 @@ impl TestClient {
     pub async fn expect_caught_up(&mut self, stream: &str) -> u64 {
         loop {
             match self.frame().await {
-                Frame::CaughtUp {
-                    stream: of,
-                    through,
-                } if of == stream => return through,
+                Frame::CaughtUp { stream: of, through } if of == stream => return through,
                 Frame::CaughtUp { .. } => {}
                 other => panic!("caught_up of {stream} was expected; got {other:?}"),
             }
@@ -275,10 +259,7 @@ impl TestClient {
     pub async fn expect_silence(&mut self, quiet: Duration) {
         let end = tokio::time::Instant::now() + quiet;
         while let Ok(frame) = tokio::time::timeout_at(end, self.next_frame()).await {
-            assert!(
-                matches!(frame, Frame::CaughtUp { .. }),
-                "silence was expected; got {frame:?}"
-            );
+            assert!(matches!(frame, Frame::CaughtUp { .. }), "silence was expected; got {frame:?}");
         }
     }
 

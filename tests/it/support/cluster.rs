@@ -48,15 +48,11 @@ impl TestCluster {
     pub async fn start_with(others: &[(&'static str, &str)]) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let credentials = Credentials::new();
-        let (amqp_url, redis_url, postgres_url) =
-            tokio::join!(amqp_url(), redis_url(), postgres_url());
+        let (amqp_url, redis_url, postgres_url) = tokio::join!(amqp_url(), redis_url(), postgres_url());
         let (rabbit, broker_url) = ChaosProxy::before(&amqp_url).await;
         let (redis, presence_url) = ChaosProxy::before(&redis_url).await;
         let (postgres, inbox_url) = ChaosProxy::before(&postgres_url).await;
-        let mut others: Vec<_> = others
-            .iter()
-            .map(|(key, value)| (*key, (*value).to_owned()))
-            .collect();
+        let mut others: Vec<_> = others.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
         // Tests publish with pika's way of naming nobody.
         others.push(("broker.default_publisher", "\"shop\"".to_owned()));
         let settings = NODE_IDS.map(|id| NodeSettings {
@@ -76,16 +72,7 @@ impl TestCluster {
         for node in &mut nodes {
             node.ready().await;
         }
-        Self {
-            nginx,
-            nodes,
-            credentials,
-            amqp_url,
-            rabbit,
-            redis,
-            postgres,
-            folder,
-        }
+        Self { nginx, nodes, credentials, amqp_url, rabbit, redis, postgres, folder }
     }
 
     /// The folder of logs and configuration files.
@@ -125,9 +112,5 @@ fn migrate(settings: &NodeSettings, folder: &Path, credentials: &Credentials) {
     let config = config.to_str().expect("temporary folders have plain names");
     let output = run(folder, &["migrate", "--config", config]);
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "fanfare migrate: {}\n{text}",
-        output.status
-    );
+    assert!(output.status.success(), "fanfare migrate: {}\n{text}", output.status);
 }

@@ -60,34 +60,18 @@ impl Device {
         let name = options.device.clone();
         let diary = Arc::new(Mutex::new(Diary::default()));
         let (changed, changes) = watch::channel(0);
-        let life = Life {
-            options,
-            diary: Arc::clone(&diary),
-            changed,
-        };
+        let life = Life { options, diary: Arc::clone(&diary), changed };
         let task = tokio::spawn(life.live());
-        Self {
-            name,
-            diary,
-            changes,
-            task,
-        }
+        Self { name, diary, changes, task }
     }
 
     /// What happened until now.
     pub fn diary(&self) -> MutexGuard<'_, Diary> {
-        self.diary
-            .lock()
-            .expect("no test panics while it holds the diary")
+        self.diary.lock().expect("no test panics while it holds the diary")
     }
 
     /// Waits until the diary is as `is_so` wants it.
-    pub async fn wait_for(
-        &mut self,
-        deadline: Duration,
-        what: &str,
-        mut is_so: impl FnMut(&Diary) -> bool,
-    ) {
+    pub async fn wait_for(&mut self, deadline: Duration, what: &str, mut is_so: impl FnMut(&Diary) -> bool) {
         let mut changes = self.changes.clone();
         let waited = tokio::time::timeout(deadline, async {
             while !is_so(&self.diary()) {
@@ -111,15 +95,13 @@ impl Device {
     /// Waits until it has been welcomed for the `times`th time.
     pub async fn connected(&mut self, deadline: Duration, times: usize) {
         let what = format!("welcome number {times}");
-        self.wait_for(deadline, &what, |diary| diary.welcomes.len() >= times)
-            .await;
+        self.wait_for(deadline, &what, |diary| diary.welcomes.len() >= times).await;
     }
 
     /// Waits until it has `count` notifications.
     pub async fn received(&mut self, deadline: Duration, count: usize) {
         let what = format!("{count} notifications");
-        self.wait_for(deadline, &what, |diary| diary.notifications.len() >= count)
-            .await;
+        self.wait_for(deadline, &what, |diary| diary.notifications.len() >= count).await;
     }
 
     /// The `data` of every notification in `stream`, in order of arrival.
@@ -167,10 +149,7 @@ impl Life {
 
     async fn connect(&self) -> Option<TestClient> {
         let dial = TestClient::dial(&self.options.ws_url, &self.options.token);
-        let mut client = tokio::time::timeout(Duration::from_secs(5), dial)
-            .await
-            .ok()?
-            .ok()?;
+        let mut client = tokio::time::timeout(Duration::from_secs(5), dial).await.ok()?.ok()?;
         let resume: Value = self
             .diary()
             .positions
@@ -191,9 +170,7 @@ impl Life {
         loop {
             let frame = client.next_frame().await;
             let ack = match frame {
-                Frame::Bye {
-                    reconnect_after_ms, ..
-                } => {
+                Frame::Bye { reconnect_after_ms, .. } => {
                     wait = reconnect_after_ms;
                     None
                 }
@@ -212,9 +189,7 @@ impl Life {
     }
 
     fn diary(&self) -> MutexGuard<'_, Diary> {
-        self.diary
-            .lock()
-            .expect("no test panics while it holds the diary")
+        self.diary.lock().expect("no test panics while it holds the diary")
     }
 
     fn note<T>(&self, write: impl FnOnce(&mut Diary) -> T) -> T {
@@ -251,9 +226,7 @@ impl Diary {
                 return Some((stream, seq));
             }
             Frame::Gap { stream, from, to } => self.gaps.push((stream, from, to)),
-            Frame::Error(error) => self
-                .errors
-                .push(format!("{}: {}", error.code, error.message)),
+            Frame::Error(error) => self.errors.push(format!("{}: {}", error.code, error.message)),
             Frame::CaughtUp { .. }
             | Frame::Read { .. }
             | Frame::Unsubscribed { .. }
@@ -269,10 +242,7 @@ impl Diary {
     fn start(&mut self, stream: &str, epoch: &str, from: u64) {
         match self.positions.get(stream) {
             Some((known, _)) if known == epoch => {}
-            _ => drop(
-                self.positions
-                    .insert(stream.to_owned(), (epoch.to_owned(), from)),
-            ),
+            _ => drop(self.positions.insert(stream.to_owned(), (epoch.to_owned(), from))),
         }
     }
 
@@ -328,16 +298,10 @@ mod tests {
 
     async fn accept(listener: &TcpListener) -> (Socket, Value) {
         let (stream, _) = listener.accept().await.expect("a connection");
-        #[expect(
-            clippy::result_large_err,
-            clippy::unnecessary_wraps,
-            reason = "the library's callback"
-        )]
+        #[expect(clippy::result_large_err, clippy::unnecessary_wraps, reason = "the library's callback")]
         fn choose(_: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
             let protocol = "fanfare.v1".parse().expect("a header");
-            response
-                .headers_mut()
-                .insert("sec-websocket-protocol", protocol);
+            response.headers_mut().insert("sec-websocket-protocol", protocol);
             Ok(response)
         }
         let mut socket = accept_hdr_async(stream, choose).await.expect("an upgrade");
@@ -351,10 +315,7 @@ mod tests {
     }
 
     async fn send(socket: &mut Socket, frame: Value) {
-        socket
-            .send(Message::text(frame.to_string()))
-            .await
-            .expect("open");
+        socket.send(Message::text(frame.to_string())).await.expect("open");
     }
 
     fn welcome(epoch: &str, from: u64) -> Value {
@@ -381,10 +342,7 @@ mod tests {
         });
 
         let (mut socket, hello) = accept(&listener).await;
-        assert_eq!(
-            (&hello["device"], &hello["resume"]),
-            (&json!("phone"), &json!({}))
-        );
+        assert_eq!((&hello["device"], &hello["resume"]), (&json!("phone"), &json!({})));
         send(&mut socket, welcome("k1", 3)).await;
         for seq in [4, 6] {
             send(&mut socket, notification(seq)).await;

@@ -23,18 +23,12 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Awaits `work`, or fails the test saying what did not happen.
 pub async fn within<T>(deadline: Duration, what: &str, work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(deadline, work)
-        .await
-        .unwrap_or_else(|_| panic!("not within {deadline:?}: {what}"))
+    tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| panic!("not within {deadline:?}: {what}"))
 }
 
 /// Asks again and again until the answer is yes, or fails the test. For what can only be polled:
 /// another process, an HTTP endpoint.
-pub async fn eventually<F: Future<Output = bool>>(
-    deadline: Duration,
-    what: &str,
-    mut is_so: impl FnMut() -> F,
-) {
+pub async fn eventually(deadline: Duration, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     within(deadline, what, async {
         while !is_so().await {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -34,10 +34,7 @@ impl Nginx {
             .arg("-c")
             .arg(&config)
             .args(["-g", &format!("daemon off; pid nginx.pid; {}", user())])
-            .env(
-                "PATH",
-                format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()),
-            );
+            .env("PATH", format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()));
         let process = Process::spawn("nginx", &mut command, folder.join("nginx.log"));
         let nginx = Self { process, port };
         let (client, url) = (http_client(), nginx.http_url());
@@ -76,21 +73,11 @@ impl Drop for Nginx {
 fn configuration(port: u16, node_ports: [u16; 2]) -> String {
     let mut text = DEPLOYED.to_owned();
     let mut replace = |from: &str, to: &str| {
-        assert_eq!(
-            text.matches(from).count(),
-            1,
-            "deploy/nginx.conf has {from:?} once"
-        );
+        assert_eq!(text.matches(from).count(), 1, "deploy/nginx.conf has {from:?} once");
         text = text.replace(from, to);
     };
-    replace(
-        "server node-1:8080",
-        &format!("server 127.0.0.1:{}", node_ports[0]),
-    );
-    replace(
-        "server node-2:8080",
-        &format!("server 127.0.0.1:{}", node_ports[1]),
-    );
+    replace("server node-1:8080", &format!("server 127.0.0.1:{}", node_ports[0]));
+    replace("server node-2:8080", &format!("server 127.0.0.1:{}", node_ports[1]));
     replace("listen 8080;", &format!("listen 127.0.0.1:{port};"));
     let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
@@ -103,9 +90,5 @@ fn configuration(port: u16, node_ports: [u16; 2]) -> String {
 /// As root Nginx would give its workers to an account that cannot read a test's folder.
 fn user() -> &'static str {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    if status.contains("Uid:\t0\t") {
-        "user root;"
-    } else {
-        ""
-    }
+    if status.contains("Uid:\t0\t") { "user root;" } else { "" }
 }

@@ -18,11 +18,7 @@ impl Operator {
     /// At `admin_url`.
     pub fn new(admin_url: &str, credentials: &Credentials) -> Self {
         let (url, token) = (admin_url.to_owned(), credentials.admin_token.clone());
-        Self {
-            client: http_client(),
-            url,
-            token,
-        }
+        Self { client: http_client(), url, token }
     }
 
     /// `GET path`: the status and the body, which is text if it is not JSON.
@@ -58,9 +54,6 @@ impl Operator {
         let answer = answer.unwrap_or_else(|error| panic!("{path}: {error}"));
         let status = answer.status().as_u16();
         let text = answer.text().await.expect("a body");
-        (
-            status,
-            serde_json::from_str(&text).unwrap_or(Value::String(text)),
-        )
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 }

@@ -27,11 +27,7 @@ pub struct Process {
 impl Process {
     /// Starts `command` with its output in `log`.
     pub fn spawn(name: &str, command: &mut Command, log: PathBuf) -> Self {
-        let out = File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .expect("the log opens");
+        let out = File::options().create(true).append(true).open(&log).expect("the log opens");
         let err = out.try_clone().expect("a descriptor can be doubled");
         let child = command
             .stdin(Stdio::null())
@@ -148,24 +144,14 @@ impl NodeSettings {
     pub fn keys(&self) -> Vec<(&'static str, String)> {
         let mut keys = vec![
             ("node.id", quoted(&self.id)),
-            (
-                "http.listen",
-                quoted(&format!("127.0.0.1:{}", self.http_port)),
-            ),
-            (
-                "admin.listen",
-                quoted(&format!("127.0.0.1:{}", self.admin_port)),
-            ),
+            ("http.listen", quoted(&format!("127.0.0.1:{}", self.http_port))),
+            ("admin.listen", quoted(&format!("127.0.0.1:{}", self.admin_port))),
         ];
         if !self.broker_urls.is_empty() {
             let urls: Vec<String> = self.broker_urls.iter().map(|url| quoted(url)).collect();
             keys.push(("broker.urls", format!("[{}]", urls.join(", "))));
         }
-        keys.extend(
-            self.presence_url
-                .iter()
-                .map(|url| ("presence.url", quoted(url))),
-        );
+        keys.extend(self.presence_url.iter().map(|url| ("presence.url", quoted(url))));
         keys.extend(self.inbox_url.iter().map(|url| ("inbox.url", quoted(url))));
         keys.extend(self.others.iter().cloned());
         keys
@@ -174,10 +160,7 @@ impl NodeSettings {
     /// Writes the configuration file into `folder` and answers its path.
     pub fn write(&self, folder: &Path, credentials: &Credentials) -> PathBuf {
         let keys = self.keys();
-        let lines: Vec<String> = keys
-            .iter()
-            .map(|(key, value)| format!("{key} = {value}\n"))
-            .collect();
+        let lines: Vec<String> = keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
         let path = folder.join(format!("{}.toml", self.id));
         // Dotted keys first: after a table's header they would belong to that table.
         fs::write(&path, lines.concat() + &credentials.config()).expect("the folder is writable");
@@ -212,12 +195,7 @@ impl NodeProcess {
         let config = settings.write(folder, credentials);
         let process = serve(&settings.id, folder, &config);
         let folder = folder.to_owned();
-        Self {
-            settings,
-            process,
-            folder,
-            config,
-        }
+        Self { settings, process, folder, config }
     }
 
     /// Waits until `/readyz` says 200; fails at once if the process ends.
@@ -226,20 +204,11 @@ impl NodeProcess {
         let what = format!("{url} says 200");
         within(START_DEADLINE, &what, async {
             loop {
-                if client
-                    .get(&url)
-                    .send()
-                    .await
-                    .is_ok_and(|answer| answer.status() == 200)
-                {
+                if client.get(&url).send().await.is_ok_and(|answer| answer.status() == 200) {
                     return;
                 }
                 if let Some(status) = self.process.exit_status() {
-                    panic!(
-                        "{} ended with {status}:\n{}",
-                        self.settings.id,
-                        self.process.log()
-                    );
+                    panic!("{} ended with {status}:\n{}", self.settings.id, self.process.log());
                 }
                 tokio::time::sleep(Duration::from_millis(30)).await;
             }
@@ -284,11 +253,7 @@ fn serve(id: &str, folder: &Path, config: &Path) -> Process {
 
 /// Runs `fanfare ARGS` in `folder` to its end.
 pub fn run(folder: &Path, args: &[&str]) -> Output {
-    fanfare(folder)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .expect("the program starts")
+    fanfare(folder).args(args).stdin(Stdio::null()).output().expect("the program starts")
 }
 
 /// The program, with nothing of this process's environment but the path.

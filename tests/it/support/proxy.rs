@@ -33,11 +33,7 @@ impl ChaosProxy {
         let (mode, modes) = watch::channel(Mode::Pass);
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, target.to_owned(), modes));
-        Self {
-            address,
-            mode,
-            _tasks: tasks,
-        }
+        Self { address, mode, _tasks: tasks }
     }
 
     /// Stands in front of the host of `url`; answers itself and the URL that goes through it.
@@ -127,45 +123,24 @@ mod tests {
     async fn a_proxy_freezes_cuts_and_heals_what_goes_through_it() {
         let (proxy, url) = ChaosProxy::before(&redis_url().await).await;
         let client = Client::open(url).expect("a URL");
-        let mut connection = within(
-            DEADLINE,
-            "a connection",
-            client.get_multiplexed_async_connection(),
-        )
-        .await
-        .expect("Redis answers through the proxy");
+        let mut connection = within(DEADLINE, "a connection", client.get_multiplexed_async_connection())
+            .await
+            .expect("Redis answers through the proxy");
 
         proxy.freeze();
         let ping = cmd("PING");
-        let frozen = tokio::time::timeout(
-            Duration::from_millis(100),
-            ping.query_async::<String>(&mut connection),
-        );
+        let frozen =
+            tokio::time::timeout(Duration::from_millis(100), ping.query_async::<String>(&mut connection));
         assert!(frozen.await.is_err(), "an answer came through the ice");
 
         proxy.heal();
-        let pong = within(
-            DEADLINE,
-            "a pong",
-            ping.query_async::<String>(&mut connection),
-        )
-        .await;
+        let pong = within(DEADLINE, "a pong", ping.query_async::<String>(&mut connection)).await;
         assert_eq!(pong.as_deref(), Ok("PONG"));
 
         proxy.cut();
-        let lost = within(
-            DEADLINE,
-            "an error",
-            ping.query_async::<String>(&mut connection),
-        )
-        .await;
+        let lost = within(DEADLINE, "an error", ping.query_async::<String>(&mut connection)).await;
         assert!(lost.is_err());
-        let refused = within(
-            DEADLINE,
-            "an end",
-            client.get_multiplexed_async_connection(),
-        )
-        .await;
+        let refused = within(DEADLINE, "an end", client.get_multiplexed_async_connection()).await;
         assert!(refused.is_err());
     }
 }

@@ -31,11 +31,7 @@ impl Publisher {
     /// Posts to `http_url`.
     pub fn new(http_url: &str, credentials: &Credentials) -> Self {
         let url = format!("{http_url}/v1/notifications");
-        Self {
-            client: http_client(),
-            url,
-            key: credentials.publisher_key.clone(),
-        }
+        Self { client: http_client(), url, key: credentials.publisher_key.clone() }
     }
 
     /// One request.
@@ -43,11 +39,7 @@ impl Publisher {
     /// # Errors
     /// No answer arrived.
     pub async fn try_publish(&self, body: &Value, key: Option<&str>) -> reqwest::Result<Answer> {
-        let mut request = self
-            .client
-            .post(&self.url)
-            .bearer_auth(&self.key)
-            .json(body);
+        let mut request = self.client.post(&self.url).bearer_auth(&self.key).json(body);
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
@@ -56,11 +48,7 @@ impl Publisher {
         let is_replayed = answer.headers().contains_key("idempotent-replayed");
         let text = answer.text().await?;
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Ok(Answer {
-            status,
-            is_replayed,
-            body,
-        })
+        Ok(Answer { status, is_replayed, body })
     }
 
     /// One request, which must be answered 202.

@@ -31,16 +31,9 @@ impl TestNode {
         let folder = TempDir::new().expect("a temporary folder");
         let credentials = Credentials::new();
         let mut settings = NodeSettings::embedded("single");
-        settings.others = others
-            .iter()
-            .map(|(key, value)| (*key, (*value).to_owned()))
-            .collect();
+        settings.others = others.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
         let process = NodeProcess::start(settings, folder.path(), &credentials).await;
-        Self {
-            process,
-            credentials,
-            folder,
-        }
+        Self { process, credentials, folder }
     }
 
     /// The folder of its log, its configuration file and (in `single/data`) its data.

@@ -22,13 +22,7 @@ pub struct Credentials {
 impl Credentials {
     /// New ones.
     pub fn new() -> Self {
-        let random = || {
-            format!(
-                "{}{}",
-                uuid::Uuid::now_v7().simple(),
-                uuid::Uuid::now_v7().simple()
-            )
-        };
+        let random = || format!("{}{}", uuid::Uuid::now_v7().simple(), uuid::Uuid::now_v7().simple());
         Self {
             user_secret: random(),
             publisher_key: format!("ffk_shop_{}", &random()[..48]),
@@ -62,9 +56,7 @@ impl Credentials {
 
 /// Unix time in seconds, so far from now.
 pub fn seconds_from_now(seconds: i64) -> i64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .expect("the clock is after 1970");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is after 1970");
     i64::try_from(now.as_secs()).expect("the clock is before the year 292 billion") + seconds
 }
 
