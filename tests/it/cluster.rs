@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::DEADLINE;
-use crate::support::cluster::{Publisher, TestCluster};
+use crate::support::cluster::TestCluster;
 use crate::support::device::{Device, all_received};
+use crate::support::publisher::Publisher;
 
 /// Everything that heals does so within a second or three, so that a test need not wait longer.
 const QUICK: &[(&str, &str)] = &[
@@ -39,19 +40,13 @@ async fn whoever_posts_to_any_node_reaches_a_user_on_any_node_and_both_devices_o
     for (_, to) in &targets {
         for (number, node) in cluster.nodes.iter().enumerate() {
             let publisher = Publisher::new(&node.http_url(), &cluster.credentials);
-            publisher
-                .publish(&json!({"to": to, "data": {"by": number}}))
-                .await;
+            publisher.publish(&json!({"to": to, "data": {"by": number}})).await;
         }
     }
     all_received(&mut devices, DEADLINE, 6).await;
     for device in &devices {
         for (stream, _) in &targets {
-            assert_eq!(
-                device.data(stream),
-                [json!({"by": 0}), json!({"by": 1})],
-                "{stream}"
-            );
+            assert_eq!(device.data(stream), [json!({"by": 0}), json!({"by": 1})], "{stream}");
         }
     }
 }
@@ -70,9 +65,8 @@ async fn a_node_killed_amid_ten_thousand_notifications_costs_no_device_one_of_th
     for device in &mut devices {
         device.connected(DEADLINE, 1).await;
     }
-    let publishers: Vec<_> = (0..PUBLISHERS)
-        .map(|number| tokio::spawn(publish_in_turn(cluster.publisher(), number)))
-        .collect();
+    let publishers: Vec<_> =
+        (0..PUBLISHERS).map(|number| tokio::spawn(publish_in_turn(cluster.publisher(), number))).collect();
 
     let middle = PUBLISHERS * EACH / 3;
     devices[0].received(Duration::from_secs(120), middle).await;
@@ -84,14 +78,8 @@ async fn a_node_killed_amid_ten_thousand_notifications_costs_no_device_one_of_th
         publisher.await.expect("everything is accepted in the end");
     }
     all_received(&mut devices, Duration::from_secs(120), PUBLISHERS * EACH).await;
-    let moved = devices
-        .iter()
-        .filter(|device| !device.diary().closes.is_empty())
-        .count();
-    assert!(
-        moved > 0,
-        "the killed node held no device, so nothing was shown"
-    );
+    let moved = devices.iter().filter(|device| !device.diary().closes.is_empty()).count();
+    assert!(moved > 0, "the killed node held no device, so nothing was shown");
     devices.iter().for_each(assert_complete_and_in_order);
 }
 
@@ -102,9 +90,7 @@ async fn publish_in_turn(publisher: Publisher, number: usize) {
             "to": {"users": ["alice", "bob"]}, "type": "test", "data": {"by": number, "turn": turn},
         });
         let key = format!("{number}-{turn}");
-        publisher
-            .publish_surely(&body, &key, Duration::from_secs(60))
-            .await;
+        publisher.publish_surely(&body, &key, Duration::from_secs(60)).await;
     }
 }
 
@@ -114,12 +100,7 @@ fn assert_complete_and_in_order(device: &Device) {
     for data in device.data("user") {
         let (by, turn) = (number(&data["by"]), number(&data["turn"]));
         let expected = next.entry(by).or_default();
-        assert_eq!(
-            turn,
-            *expected,
-            "publisher {by}; {} doubles were dropped",
-            device.diary().doubles
-        );
+        assert_eq!(turn, *expected, "publisher {by}; {} doubles were dropped", device.diary().doubles);
         *expected += 1;
     }
     let total: u64 = next.values().sum();
@@ -128,7 +109,5 @@ fn assert_complete_and_in_order(device: &Device) {
 }
 
 fn number(value: &Value) -> u64 {
-    value
-        .as_u64()
-        .unwrap_or_else(|| panic!("a number; got {value}"))
+    value.as_u64().unwrap_or_else(|| panic!("a number; got {value}"))
 }

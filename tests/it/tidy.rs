@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// name each other. `main.rs` and `lib.rs` name whatever they like.
 const LAYERS: &[&[&str]] = &[
     &["domain"],
-    &["metrics", "clock"],
+    &["metrics", "clock", "batch"],
     &["wire", "auth"],
     &["hub", "session", "broker", "presence", "inbox"],
     &["routing"],

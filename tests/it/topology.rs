@@ -19,8 +19,9 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{accept_async, connect_async};
 
 use crate::support::backends::{http_client, rabbit_api};
-use crate::support::cluster::{NODE_IDS, unused_ports};
+use crate::support::cluster::NODE_IDS;
 use crate::support::nginx::{DEPLOYED, Nginx};
+use crate::support::ports::unused_ports;
 use crate::support::process::NodeSettings;
 use crate::support::{DEADLINE, within};
 

@@ -2,16 +2,16 @@
 //! RabbitMQ, Redis and PostgreSQL of the test's own.
 
 use std::path::Path;
-use std::time::Duration;
 
-use serde_json::Value;
 use tempfile::TempDir;
 
-use super::backends::{amqp_url, http_client, postgres_url, redis_url};
+use super::backends::{amqp_url, postgres_url, redis_url};
 use super::device::{Device, DeviceOptions};
 use super::nginx::Nginx;
-use super::ports::free_port;
+use super::operator::Operator;
 use super::process::{NodeProcess, NodeSettings, run};
+use super::proxy::ChaosProxy;
+use super::publisher::Publisher;
 use super::tokens::Credentials;
 
 /// The nodes' ids, as in `compose.yaml`.
@@ -27,8 +27,14 @@ pub struct TestCluster {
     pub nodes: Vec<NodeProcess>,
     /// What they were configured with.
     pub credentials: Credentials,
-    /// The vhost that they share.
+    /// The vhost that they share, for publishers: not through the proxy.
     pub amqp_url: String,
+    /// Between the nodes and RabbitMQ.
+    pub rabbit: ChaosProxy,
+    /// Between the nodes and Redis.
+    pub redis: ChaosProxy,
+    /// Between the nodes and PostgreSQL.
+    pub postgres: ChaosProxy,
     folder: TempDir,
 }
 
@@ -42,14 +48,17 @@ impl TestCluster {
     pub async fn start_with(others: &[(&'static str, &str)]) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let credentials = Credentials::new();
-        let (amqp_url, redis, postgres) = tokio::join!(amqp_url(), redis_url(), postgres_url());
+        let (amqp_url, redis_url, postgres_url) = tokio::join!(amqp_url(), redis_url(), postgres_url());
+        let (rabbit, broker_url) = ChaosProxy::before(&amqp_url).await;
+        let (redis, presence_url) = ChaosProxy::before(&redis_url).await;
+        let (postgres, inbox_url) = ChaosProxy::before(&postgres_url).await;
         let mut others: Vec<_> = others.iter().map(|(key, value)| (*key, (*value).to_owned())).collect();
         // Tests publish with pika's way of naming nobody.
         others.push(("broker.default_publisher", "\"shop\"".to_owned()));
         let settings = NODE_IDS.map(|id| NodeSettings {
-            broker_urls: vec![amqp_url.clone()],
-            presence_url: Some(redis.clone()),
-            inbox_url: Some(postgres.clone()),
+            broker_urls: vec![broker_url.clone()],
+            presence_url: Some(presence_url.clone()),
+            inbox_url: Some(inbox_url.clone()),
             others: others.clone(),
             ..NodeSettings::embedded(id)
         });
@@ -63,7 +72,7 @@ impl TestCluster {
         for node in &mut nodes {
             node.ready().await;
         }
-        Self { nginx, nodes, credentials, amqp_url, folder }
+        Self { nginx, nodes, credentials, amqp_url, rabbit, redis, postgres, folder }
     }
 
     /// The folder of logs and configuration files.
@@ -90,6 +99,11 @@ impl TestCluster {
     pub fn publisher(&self) -> Publisher {
         Publisher::new(&self.nginx.http_url(), &self.credentials)
     }
+
+    /// An operator of one node, by its place.
+    pub fn operator(&self, node: usize) -> Operator {
+        Operator::new(&self.nodes[node].admin_url(), &self.credentials)
+    }
 }
 
 /// Makes the tables, as the `migrate` service of `compose.yaml` does.
@@ -99,77 +113,4 @@ fn migrate(settings: &NodeSettings, folder: &Path, credentials: &Credentials) {
     let output = run(folder, &["migrate", "--config", config]);
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "fanfare migrate: {}\n{text}", output.status);
-}
-
-/// A backend service that publishes over HTTP.
-#[derive(Debug, Clone)]
-pub struct Publisher {
-    client: reqwest::Client,
-    url: String,
-    key: String,
-}
-
-/// An answer to a publish.
-#[derive(Debug)]
-pub struct Answer {
-    /// The HTTP status.
-    pub status: u16,
-    /// Whether it was remembered from an earlier request.
-    pub is_replayed: bool,
-    /// The body.
-    pub body: Value,
-}
-
-impl Publisher {
-    /// Posts to `http_url`.
-    pub fn new(http_url: &str, credentials: &Credentials) -> Self {
-        let url = format!("{http_url}/v1/notifications");
-        Self { client: http_client(), url, key: credentials.publisher_key.clone() }
-    }
-
-    /// One request.
-    ///
-    /// # Errors
-    /// No answer arrived.
-    pub async fn try_publish(&self, body: &Value, key: Option<&str>) -> reqwest::Result<Answer> {
-        let mut request = self.client.post(&self.url).bearer_auth(&self.key).json(body);
-        if let Some(key) = key {
-            request = request.header("idempotency-key", key);
-        }
-        let answer = request.send().await?;
-        let status = answer.status().as_u16();
-        let is_replayed = answer.headers().contains_key("idempotent-replayed");
-        let text = answer.text().await?;
-        let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Ok(Answer { status, is_replayed, body })
-    }
-
-    /// One request, which must be answered 202.
-    pub async fn publish(&self, body: &Value) -> Answer {
-        let answer = self.try_publish(body, None).await.expect("an answer");
-        assert_eq!(answer.status, 202, "{}", answer.body);
-        answer
-    }
-
-    /// As a careful backend does it: again, with the same idempotency key, until it is accepted.
-    pub async fn publish_surely(&self, body: &Value, key: &str, deadline: Duration) -> Answer {
-        let what = format!("{key} is accepted");
-        super::within(deadline, &what, async {
-            loop {
-                match self.try_publish(body, Some(key)).await {
-                    Ok(answer) if answer.status == 202 => return answer,
-                    Ok(answer) if answer.status < 500 && answer.status != 409 => {
-                        panic!("{key}: {} {}", answer.status, answer.body)
-                    }
-                    Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-                }
-            }
-        })
-        .await
-    }
-}
-
-/// Two free ports that are in nobody's configuration: for a peer that is not there.
-pub fn unused_ports() -> [u16; 2] {
-    [free_port(), free_port()]
 }

@@ -9,9 +9,12 @@ pub mod client;
 pub mod cluster;
 pub mod device;
 pub mod nginx;
+pub mod operator;
 pub mod ports;
 pub mod process;
-pub mod redis_server;
+pub mod proxy;
+pub mod publisher;
+pub mod single;
 pub mod tokens;
 
 /// How long a test waits for anything that should happen at once. Generous: two busy cores run

@@ -23,3 +23,8 @@ pub fn free_port() -> u16 {
     }
     panic!("no free port in {FIRST}..{}", FIRST + COUNT);
 }
+
+/// Two ports for peers that are not there.
+pub fn unused_ports() -> [u16; 2] {
+    [free_port(), free_port()]
+}
