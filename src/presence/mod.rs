@@ -53,8 +53,10 @@ pub struct Member {
 impl Member {
     /// The order of members in every answer: by node, connection, device.
     fn in_order(&self, other: &Self) -> Ordering {
-        let key = |member: &Self| (member.node.clone(), member.connection, member.device.clone());
-        key(self).cmp(&key(other))
+        let by_node = self.node.cmp(&other.node);
+        by_node
+            .then(self.connection.cmp(&other.connection))
+            .then_with(|| self.device.cmp(&other.device))
     }
 }
 
@@ -128,7 +130,8 @@ pub enum Lease {
 #[async_trait]
 pub trait Presence: Send + Sync {
     /// Takes or refreshes the lease of `lease.node` for `ttl`. `first` is true for the first call of a
-    /// boot: then an absent lease is `Kept`; later an absent one is `Renewed` (the store forgot it).
+    /// boot: then an absent lease is `Kept`; later an absent one is `Renewed` (the store forgot it), and so is
+    /// the first answer after a call that failed or was cancelled, since that call may have hidden the loss.
     /// Never overwrites a live lease of another boot.
     async fn lease(&self, lease: &NodeLease, ttl: Duration, first: bool) -> Result<Lease, PresenceError>;
 

@@ -61,6 +61,7 @@ pub(super) fn parse_member(user: &UserId, text: &str) -> Option<Member> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "the ids are written out and valid")]
 mod tests {
     use super::*;
     use crate::domain::{ConnectionId, UnixMillis};

@@ -3,6 +3,7 @@
 //! Owns the scripts. Each touches keys of one node only, hence of one slot of Redis Cluster; the
 //! index of nodes is another key and is written beside them, so it is a hint: the lease itself tells.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use deadpool_redis::redis::{Pipeline, pipe};
@@ -66,35 +67,36 @@ impl RedisPresence {
         let json = serde_json::to_string(lease).expect("a lease is strings, a number and a bool");
         let ttl_ms = millis(ttl).max(1);
         let mut asked = Instant::now();
+        // A call whose answer is lost may have written the lease anew after a loss; the next
+        // call then finds it there. So doubt stands until an answer has arrived.
+        let doubted = self.lease_in_doubt.swap(true, Ordering::Relaxed);
         let (answer,): (Taken,) = self
-            .query(Operation::Lease, |_| {
+            .query(Operation::Lease, |now_ms| {
                 asked = Instant::now();
-                take(lease, &json, ttl_ms, first)
+                let mut pipeline = take(lease, &json, ttl_ms, first);
+                index(&mut pipeline, &lease.node, now_ms, ttl_ms);
+                pipeline
             })
             .await?;
+        self.lease_in_doubt.store(false, Ordering::Relaxed);
         let (state, boot, remaining_ms, seconds, micros) = answer;
         self.pool.time().observe(asked, (seconds, micros));
         if state == "held" {
             let remaining = Duration::from_millis(u64::try_from(remaining_ms).unwrap_or(0));
             return Ok(Lease::Held { boot, remaining });
         }
-        self.index(&lease.node, ttl_ms).await?;
-        Ok(if state == "kept" || first { Lease::Kept } else { Lease::Renewed })
-    }
-
-    /// Writes the node into the index, and forgets there who has been dead for long.
-    async fn index(&self, node: &NodeId, ttl_ms: i64) -> Result<(), PresenceError> {
-        self.query(Operation::Lease, |now_ms| {
-            let mut pipeline = pipe();
-            pipeline.zadd(keys::NODES, node.as_str(), now_ms + ttl_ms).ignore();
-            pipeline.zrembyscore(keys::NODES, "-inf", now_ms - millis(LONG)).ignore();
-            pipeline.pexpire(keys::NODES, millis(LONG)).ignore();
-            pipeline
+        Ok(if first || (state == "kept" && !doubted) {
+            Lease::Kept
+        } else {
+            Lease::Renewed
         })
-        .await
     }
 
-    pub(super) async fn release_lease(&self, node: &NodeId, boot: &str) -> Result<(), PresenceError> {
+    pub(super) async fn release_lease(
+        &self,
+        node: &NodeId,
+        boot: &str,
+    ) -> Result<(), PresenceError> {
         let (released,): (bool,) = self
             .query(Operation::Release, |_| {
                 let mut pipeline = pipe();
@@ -141,6 +143,18 @@ impl RedisPresence {
         leases.sort_by(|one, other| one.node.cmp(&other.node));
         Ok(leases)
     }
+}
+
+/// Writes the node into the index, and forgets there who has been dead for long. Also when the lease
+/// is held by another boot: then that node is alive.
+fn index(pipeline: &mut Pipeline, node: &NodeId, now_ms: i64, ttl_ms: i64) {
+    let deadline = now_ms.saturating_add(ttl_ms);
+    pipeline.zadd(keys::NODES, node.as_str(), deadline).ignore();
+    let long_dead = now_ms - millis(LONG);
+    pipeline
+        .zrembyscore(keys::NODES, "-inf", long_dead)
+        .ignore();
+    pipeline.pexpire(keys::NODES, millis(LONG)).ignore();
 }
 
 fn take(lease: &NodeLease, json: &str, ttl_ms: i64, first: bool) -> Pipeline {

@@ -13,12 +13,14 @@
 //! | `node-users-left:{id}` | set | those that an earlier life of the node left without a goodbye | 1 day |
 //! | `ticket:{secret}` | string | its value | the ticket's TTL |
 //!
-//! Deadlines are Unix milliseconds of Redis's own clock ([`time`]). An expiry is longer than
+//! Deadlines are Unix milliseconds of Redis's own clock. An expiry is longer than
 //! the deadlines within, so that no node's shorter TTL cuts short another's; what is dead but not yet
 //! expired is never answered. Braces are hash tags: with Redis Cluster each script has one slot.
 //! The cluster client itself is not wired yet; cluster URLs are not taken.
 
 use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -87,6 +89,8 @@ pub struct RedisPresence {
     pool: Pool,
     clock: Clock,
     metrics: PresenceMetrics,
+    /// Whether the last lease call has had no answer yet, or never.
+    lease_in_doubt: Arc<AtomicBool>,
 }
 
 impl RedisPresence {
@@ -108,7 +112,12 @@ impl RedisPresence {
         let pool = Pool::build(address, &settings, metrics.connects.clone())
             .map_err(|error| OpenError::Url(error.to_string()))?;
         open::check(&pool, &shown).await?;
-        Ok(Self { pool, clock, metrics })
+        Ok(Self {
+            pool,
+            clock,
+            metrics,
+            lease_in_doubt: Arc::default(),
+        })
     }
 
     /// One round trip, counted.
