@@ -39,6 +39,8 @@ pub struct GatewayMetrics {
     pub closes: Family<CloseLabels, Counter>,
     /// WebSockets dropped because nothing could be written until the write deadline.
     pub write_deadlines: Counter,
+    /// Times that reading from a WebSocket paused because it sent frames too fast.
+    pub throttled: Counter,
     /// Bytes read from WebSockets.
     pub bytes_in: Counter,
     /// Bytes written to WebSockets.
@@ -74,7 +76,7 @@ impl GatewayMetrics {
         metrics
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, &Counter); 8] {
+    fn counters(&self) -> [(&'static str, &'static str, &Counter); 9] {
         [
             (
                 "gateway_accepted",
@@ -95,6 +97,11 @@ impl GatewayMetrics {
                 "gateway_write_deadlines",
                 "WebSockets dropped at the write deadline",
                 &self.write_deadlines,
+            ),
+            (
+                "gateway_throttled",
+                "Pauses of reading from WebSockets that sent frames too fast",
+                &self.throttled,
             ),
             (
                 "gateway_bytes_in",

@@ -227,17 +227,24 @@ async fn what_is_expected_and_does_not_come_closes_with_its_code() {
 }
 
 #[tokio::test]
-async fn frames_beyond_the_rate_close_the_connection() {
+async fn a_client_that_sends_too_fast_is_slowed_down_and_not_closed() {
     let settings = SocketSettings {
         frame_burst: 5,
-        frames_per_second: 1,
-        ..SocketSettings::default()
+        frames_per_second: 20,
+        ..quick()
     };
     let server = Server::start(settings).await;
     let mut client = Client::connect(server.address).await;
-    client.send(&frame(PONG, b"").repeat(6)).await;
-    assert_eq!(client.frame().await, (TEXT, b"bye 4502".to_vec()));
-    assert_eq!(client.close_code().await, 4502);
+    let start = Instant::now();
+    client.send(&frame(PING, b"burst").repeat(15)).await;
+    for _ in 0..15 {
+        assert_eq!(client.frame().await, (PONG, b"burst".to_vec()));
+    }
+    client.send(&frame(TEXT, b"after")).await;
+    assert_eq!(client.frame().await, (TEXT, b"after".to_vec()));
+    // 15 frames, of which 5 are free, at 20 a second.
+    assert!(start.elapsed() >= Duration::from_millis(450));
+    assert!(server.metrics.throttled.get() >= 1);
 }
 
 #[tokio::test]
