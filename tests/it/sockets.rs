@@ -327,6 +327,30 @@ async fn a_slow_handshake_is_cut() {
 }
 
 #[tokio::test]
+async fn an_idle_connection_waits_longer_than_a_slow_head_of_its_next_request() {
+    let accept = AcceptSettings {
+        header_timeout: Duration::from_millis(200),
+        idle_timeout: Duration::from_secs(2),
+        ..AcceptSettings::default()
+    };
+    let server = Server::start_with(SocketSettings::default(), accept).await;
+    let request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n";
+    for (next, at_least, at_most) in [("", 1950, 10_000), ("GET /", 190, 1900)] {
+        let mut client = Client::open(server.address).await;
+        client.send(request.as_bytes()).await;
+        client.skip_response().await;
+        let start = Instant::now();
+        client.send(next.as_bytes()).await;
+        client.ends().await;
+        let waited = start.elapsed().as_millis();
+        assert!(
+            (at_least..at_most).contains(&waited),
+            "{next:?}: {waited} ms"
+        );
+    }
+}
+
+#[tokio::test]
 async fn one_connection_or_socket_too_many_is_told_to_come_back() {
     let accept = AcceptSettings {
         max_connections: 1,
