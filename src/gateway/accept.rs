@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -24,6 +24,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::gateway::GatewayMetrics;
+
+pub(super) mod head_clock;
+
+use head_clock::{HeadClock, InRequest};
 
 /// The address of the other end, put into the extensions of each request; its
 /// [`http::Version`] is put there too.
@@ -36,9 +40,11 @@ pub struct AcceptSettings {
     /// HTTP connections open at a time. One more is answered 503 with `Retry-After` and closed,
     /// so that a balancer goes elsewhere at once instead of waiting in the backlog.
     pub max_connections: usize,
-    /// From the accept, or the end of the answer before, to the end of a request's head: how long a
-    /// client may be slow with a head, and how long a kept-alive connection may be idle.
+    /// From the accept, later from a request's first byte, to the end of its head.
     pub header_timeout: Duration,
+    /// How long a kept-alive connection may be idle between two requests. Longer than a proxy
+    /// keeps its connections, else it sends requests into ones that are being closed.
+    pub idle_timeout: Duration,
     /// A request's line and headers together; more is answered 431. At least 8192.
     pub max_header_bytes: usize,
     /// How long requests in flight may take once the node stops.
@@ -50,6 +56,7 @@ impl Default for AcceptSettings {
         Self {
             max_connections: 10_000,
             header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
             max_header_bytes: 8 * 1024,
             drain_timeout: Duration::from_secs(10),
         }
@@ -99,8 +106,11 @@ pub async fn serve<S, B>(
     lifetime: Lifetime,
     metrics: GatewayMetrics,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -130,7 +140,11 @@ pub async fn serve<S, B>(
         let _ = stream.set_nodelay(true);
         match connections.clone().try_acquire_owned() {
             Ok(permit) => {
-                let service = WithConnection { service: service.clone(), remote };
+                let service = WithConnection {
+                    service: service.clone(),
+                    remote,
+                    in_request: InRequest::default(),
+                };
                 let stop = lifetime.stop.clone();
                 let task = connection(stream, service, settings.clone(), stop, permit);
                 lifetime.tracker.spawn(task);
@@ -165,40 +179,55 @@ async fn pause(error: &io::Error, failing: bool) -> bool {
 struct WithConnection<S> {
     service: S,
     remote: SocketAddr,
+    in_request: InRequest,
 }
 
-impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for WithConnection<S> {
+impl<S> Service<Request<Incoming>> for WithConnection<S>
+where
+    S: Service<Request<Incoming>>,
+    S::Future: Send + 'static,
+{
     type Response = S::Response;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
 
-    fn call(&self, mut request: Request<Incoming>) -> S::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let version = request.version();
         request.extensions_mut().insert(version);
         request.extensions_mut().insert(Remote(self.remote));
-        self.service.call(request)
+        let answering = self.in_request.begin();
+        let response = self.service.call(request);
+        Box::pin(async move {
+            let response = response.await;
+            drop(answering);
+            response
+        })
     }
 }
 
 async fn connection<S, B>(
     stream: TcpStream,
-    service: S,
+    service: WithConnection<S>,
     settings: AcceptSettings,
     stop: CancellationToken,
     _permit: OwnedSemaphorePermit,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S::Future: Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
+    let in_request = service.in_request.clone();
+    let stream = HeadClock::new(stream, settings.header_timeout, in_request);
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(settings.header_timeout)
+        // Of the whole wait for a request; the clock bounds its second part.
+        .header_read_timeout(settings.idle_timeout.max(settings.header_timeout))
         .max_buf_size(settings.max_header_bytes.max(8192))
         .max_header_size(settings.max_header_bytes.max(8192));
-    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    let serving = builder.serve_connection(stream, service);
     let mut serving = pin!(serving.with_upgrades());
     // What a client does wrong is answered by hyper, or was its own end: nothing to report.
     tokio::select! {

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use super::codec::{Decoder, Message};
 use super::rate::Bucket;
-use super::socket::{Due, Phase, Socket};
+use super::socket::{Due, Phase, Socket, Turn};
 use super::sockets::Place;
 use crate::wire::{CloseCode, Frame};
 
@@ -105,31 +105,44 @@ impl Connection {
         let peer = self.peer.as_ref();
         let mut close = None;
         shared.metrics.bytes_in.inc_by(bytes.len() as u64);
-        let result = self.decoder.feed(bytes, &shared.settings.limits, |message| {
-            match (message, peer) {
-                (Message::Close(code), _) => close = Some(code),
-                // A callback may have closed it: the rest of what was read is not for it.
-                (message, Some(peer)) if socket.is_open() => match message {
-                    Message::Text(text) => return peer.on_text(text),
-                    Message::Pong(_) => peer.on_pong(),
-                    Message::Ping(payload) => socket.pong(payload),
-                    Message::Close(_) => {}
-                },
-                _ => {}
-            }
-            Ok(())
-        });
-        let result = result.and_then(|frames| {
-            shared.metrics.frames_in.inc_by(u64::from(frames));
-            let in_time = frames == 0 || self.bucket.take(frames, shared.now_us(), shared.rate);
-            // Looked at after a read: one read may carry some frames too many.
-            if in_time || close.is_some() { Ok(()) } else { Err(CloseCode::InvalidFrame) }
-        });
+        let result = self
+            .decoder
+            .feed(bytes, &shared.settings.limits, |message| {
+                match (message, peer) {
+                    (Message::Close(code), _) => close = Some(code),
+                    // A callback may have closed it: the rest of what was read is not for it.
+                    (message, Some(peer)) if socket.is_open() => match message {
+                        Message::Text(text) => return peer.on_text(text),
+                        Message::Pong(_) => peer.on_pong(),
+                        Message::Ping(payload) => socket.pong(payload),
+                        Message::Close(_) => {}
+                    },
+                    _ => {}
+                }
+                Ok(())
+            });
         if let Some(code) = close {
             self.socket.answer_close(code);
             self.tell(Closed::Client(code.unwrap_or(1005)));
-        } else if let Err(code) = result {
-            self.fail(code);
+            return;
+        }
+        match result {
+            Ok(frames) => self.charge(frames),
+            Err(code) => self.fail(code),
+        }
+    }
+
+    /// Pauses the reading if the client is too fast. One read may carry more frames than there
+    /// are tokens; the pause is longer then.
+    fn charge(&mut self, frames: u32) {
+        let shared = self.socket.shared();
+        shared.metrics.frames_in.inc_by(u64::from(frames));
+        if frames > 0 {
+            let debt = self.bucket.take(frames, shared.now_us(), shared.rate);
+            if !debt.is_zero() {
+                shared.metrics.throttled.inc();
+                self.socket.pause(debt);
+            }
         }
     }
 
@@ -155,8 +168,9 @@ impl Connection {
 
     fn drive(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<End> {
         for _ in 0..READS_A_POLL {
-            let phase = match self.write(cx) {
-                Ok(phase) => phase,
+            let turn = match self.write(cx) {
+                Ok(turn) if turn.paused => return Poll::Pending,
+                Ok(turn) => turn,
                 Err(end) => return Poll::Ready(end),
             };
             let read = match self.socket.read(cx, scratch) {
@@ -164,7 +178,7 @@ impl Connection {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::Stream),
                 Poll::Ready(Ok(read)) => read,
             };
-            if phase == Phase::Lingering {
+            if turn.phase == Phase::Lingering {
                 self.thrown_away = self.thrown_away.saturating_add(read as u32);
                 if self.thrown_away > LINGER_BYTES {
                     return Poll::Ready(End::Stream);
@@ -178,7 +192,7 @@ impl Connection {
     }
 
     /// Writes what waits and acts on what others asked for, until there is nothing new.
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<Phase, End> {
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<Turn, End> {
         loop {
             let turn = self.socket.turn(cx).map_err(|_| End::Stream)?;
             if let Phase::Closing(code) = turn.phase {
@@ -195,7 +209,7 @@ impl Connection {
             }
             match &self.peer {
                 Some(peer) if turn.drained => peer.on_drained(),
-                _ => return Ok(turn.phase),
+                _ => return Ok(turn),
             }
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! Pure: the time is passed in. Decides nothing about what happens to who is too fast.
 
+use std::time::Duration;
+
 /// A token bucket, kept as the time at which it would be full again (GCRA).
 #[derive(Debug, Default)]
 pub(super) struct Bucket {
@@ -24,10 +26,11 @@ impl Rate {
 }
 
 impl Bucket {
-    /// Takes `frames` tokens, at `now_us` on any steady clock; says whether there were as many.
-    pub(super) fn take(&mut self, frames: u32, now_us: u64, rate: Rate) -> bool {
+    /// Takes `frames` tokens, at `now_us` on any steady clock. If there were not as many, it goes
+    /// into debt, and the answer is how long it takes to come out of it.
+    pub(super) fn take(&mut self, frames: u32, now_us: u64, rate: Rate) -> Duration {
         self.full_at_us = self.full_at_us.max(now_us) + rate.us_per_frame * u64::from(frames);
-        self.full_at_us - now_us <= rate.burst_us
+        Duration::from_micros((self.full_at_us - now_us).saturating_sub(rate.burst_us))
     }
 }
 
@@ -39,9 +42,9 @@ mod tests {
     fn a_burst_passes_and_then_only_the_rate() {
         let rate = Rate::new(100, 200);
         let mut bucket = Bucket::default();
-        assert!(bucket.take(200, 5_000_000, rate));
-        assert!(bucket.take(1, 5_010_000, rate));
-        assert!(!bucket.take(1, 5_010_000, rate));
-        assert!(bucket.take(200, 9_000_000, rate));
+        assert!(bucket.take(200, 5_000_000, rate).is_zero());
+        assert!(bucket.take(1, 5_010_000, rate).is_zero());
+        assert_eq!(bucket.take(3, 5_010_000, rate), Duration::from_millis(30));
+        assert!(bucket.take(200, 9_000_000, rate).is_zero());
     }
 }

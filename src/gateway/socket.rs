@@ -4,10 +4,8 @@
 //! push. Must never wait, and never call the peer: callers may hold their own locks.
 
 use std::io;
-use std::net::Shutdown;
-use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,9 +15,11 @@ use super::sockets::Shared;
 use crate::delivery::outlet::{Flow, Outlet};
 use crate::wire::{CloseCode, Frame};
 
+mod line;
 mod queue;
 
-use queue::Queue;
+use line::Line;
+pub(super) use line::{Due, Phase};
 
 /// One WebSocket. Shared by its task and whoever pushes to it; its file descriptor is closed when
 /// the task ends, however long others keep this.
@@ -30,60 +30,13 @@ pub struct Socket {
     line: Mutex<Line>,
 }
 
-#[derive(Debug)]
-struct Line {
-    /// `None` once the connection has ended.
-    stream: Option<TcpStream>,
-    queue: Queue,
-    /// Wakes the task.
-    waker: Option<Waker>,
-    phase: Phase,
-    /// A push was answered [`Flow::Full`] and the peer was not told of the drain since.
-    full: bool,
-    /// The write side was shut down.
-    half_closed: bool,
-    /// The stream failed under a push.
-    broken: bool,
-    /// The sweeper has this socket on its list.
-    listed: bool,
-    /// What the sweeper found, for the task to act on.
-    due: Option<Due>,
-    /// Until when something is expected from the client, and the code if it does not come.
-    expect: Option<(u64, CloseCode)>,
-    /// When bytes were last written, while some are queued.
-    progress: u64,
-    /// When a closing handshake is given up.
-    close_by: u64,
-}
-
-/// How far a socket is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Frames go both ways.
-    Open,
-    /// Our close frame is queued or sent; the client's has not come.
-    Closing(CloseCode),
-    /// Nothing more is said; what still comes is thrown away until the client closes, because
-    /// closing with unread bytes makes the kernel send a reset that can destroy our close frame.
-    Lingering,
-}
-
-/// A deadline that passed.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Due {
-    /// What was expected did not come: close with the code.
-    Expected(CloseCode),
-    /// Nothing could be written for the write timeout.
-    Stalled,
-    /// The closing handshake took too long.
-    Closing,
-}
-
 /// What [`Socket::turn`] found.
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) phase: Phase,
     pub(super) drained: bool,
+    /// Nothing may be read now.
+    pub(super) paused: bool,
     pub(super) due: Option<Due>,
 }
 
@@ -92,20 +45,7 @@ impl Socket {
         Arc::new_cyclic(|me| Self {
             shared,
             me: me.clone(),
-            line: Mutex::new(Line {
-                stream: Some(stream),
-                queue: Queue::default(),
-                waker: None,
-                phase: Phase::Open,
-                full: false,
-                half_closed: false,
-                broken: false,
-                listed: false,
-                due: None,
-                expect: None,
-                progress: 0,
-                close_by: u64::MAX,
-            }),
+            line: Mutex::new(Line::new(stream)),
         })
     }
 
@@ -129,6 +69,13 @@ impl Socket {
 
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    /// Reads nothing for `pause` (rounded up to the sweeper's tick).
+    pub(super) fn pause(&self, pause: Duration) {
+        let mut line = self.line();
+        line.resume_at = self.shared.after(pause).max(1);
+        self.release(line);
     }
 
     /// Answers a ping: at once, or with the latest one when the client takes nothing.
@@ -196,7 +143,12 @@ impl Socket {
             line.half_closed = true;
             line.shut_down_writing()?;
         }
-        let turn = Turn { phase: line.phase, drained, due: line.due.take() };
+        let turn = Turn {
+            phase: line.phase,
+            drained,
+            paused: line.resume_at > 0,
+            due: line.due.take(),
+        };
         self.release(line);
         Ok(turn)
     }
@@ -245,7 +197,11 @@ impl Socket {
         } else if let Some((_, code)) = line.expect.take_if(|(at, _)| now >= *at) {
             line.due = Some(Due::Expected(code));
         }
-        if line.due.is_some() {
+        let resume = line.resume_at > 0 && now >= line.resume_at;
+        if resume {
+            line.resume_at = 0;
+        }
+        if line.due.is_some() || resume {
             line.wake();
         }
         line.listed = line.has_deadline();
@@ -284,78 +240,5 @@ impl Outlet for Socket {
     fn close(&self, code: CloseCode) {
         let frame = Frame::close(code.code(), code.reason());
         self.end(Phase::Closing(code), [None, Some(frame)]);
-    }
-}
-
-impl Line {
-    /// Writes or queues one frame; wakes the task if it must go on with it.
-    fn write(&mut self, frame: Frame, shared: &Shared) {
-        let Some(stream) = &self.stream else {
-            return;
-        };
-        let was_empty = self.queue.is_empty();
-        shared.metrics.frames_out.inc();
-        match self.queue.write_or_keep(stream, frame) {
-            Ok(written) => {
-                shared.metrics.bytes_out.inc_by(written as u64);
-                if was_empty && !self.queue.is_empty() {
-                    self.progress = shared.now();
-                    self.wake();
-                }
-            }
-            Err(_) => {
-                self.broken = true;
-                self.wake();
-            }
-        }
-    }
-
-    fn flush(&mut self, cx: &mut Context<'_>, shared: &Shared) -> io::Result<()> {
-        let Some(stream) = &self.stream else {
-            return Ok(());
-        };
-        while !self.queue.is_empty() {
-            match stream.poll_write_ready(cx) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(ready) => ready?,
-            }
-            match self.queue.flush(stream) {
-                Ok(written) => {
-                    shared.metrics.bytes_out.inc_by(written as u64);
-                    self.progress = shared.now();
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// `shutdown(2)` of the write side, through a duplicate of the descriptor: tokio offers it only
-    /// to the stream's one owner.
-    fn shut_down_writing(&self) -> io::Result<()> {
-        match &self.stream {
-            Some(stream) => {
-                std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?).shutdown(Shutdown::Write)
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn stalled_at(&self, shared: &Shared) -> u64 {
-        if self.queue.is_empty() {
-            return u64::MAX;
-        }
-        self.progress + shared.settings.write_timeout.as_millis() as u64
-    }
-
-    fn has_deadline(&self) -> bool {
-        self.stream.is_some() && (self.expect.is_some() || self.close_by < u64::MAX || !self.queue.is_empty())
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = &self.waker {
-            waker.wake_by_ref();
-        }
     }
 }

@@ -28,6 +28,8 @@ pub struct SocketSettings {
     /// How large a message may be.
     pub limits: Limits,
     /// Frames a second that a client may send in the long run, of any kind, fragments included.
+    /// Beyond it nothing is read until it is within again, so TCP presses back. It is not closed:
+    /// a quick client that acks each notification of a long backlog does nothing wrong.
     pub frames_per_second: u32,
     /// Frames that it may send at once.
     pub frame_burst: u32,
@@ -47,8 +49,8 @@ impl Default for SocketSettings {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
-            frames_per_second: 100,
-            frame_burst: 200,
+            frames_per_second: 2000,
+            frame_burst: 4000,
             high_water: 64 * 1024,
             write_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(3),

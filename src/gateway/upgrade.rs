@@ -10,12 +10,12 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode, Version};
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use warp::Filter;
 use warp::filters::BoxedFilter;
 
 use super::accept::Remote;
+use super::accept::head_clock::HeadClock;
 use super::handshake::{self, Handshake, Refusal, SUBPROTOCOL};
 use super::sockets::{Place, Seat, Sockets};
 
@@ -144,6 +144,6 @@ async fn take_over(sockets: Sockets, place: Place, on_upgrade: OnUpgrade, seat: 
 
 /// The stream, and what hyper had read of the first frames already.
 fn to_tcp(upgraded: Upgraded) -> Option<(TcpStream, Bytes)> {
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    let parts = upgraded.downcast::<HeadClock>().ok()?;
     Some((parts.io.into_inner(), parts.read_buf))
 }

@@ -39,6 +39,8 @@ pub struct GatewayMetrics {
     pub closes: Family<CloseLabels, Counter>,
     /// WebSockets dropped because nothing could be written until the write deadline.
     pub write_deadlines: Counter,
+    /// Times that reading from a WebSocket paused because it sent frames too fast.
+    pub throttled: Counter,
     /// Bytes read from WebSockets.
     pub bytes_in: Counter,
     /// Bytes written to WebSockets.
@@ -70,16 +72,53 @@ impl GatewayMetrics {
         metrics
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, &Counter); 8] {
+    fn counters(&self) -> [(&'static str, &'static str, &Counter); 9] {
         [
-            ("gateway_accepted", "TCP connections accepted", &self.accepted),
-            ("gateway_refused", "TCP connections refused at the connection limit", &self.refused),
-            ("gateway_accept_errors", "Failures to accept a TCP connection", &self.accept_errors),
-            ("gateway_write_deadlines", "WebSockets dropped at the write deadline", &self.write_deadlines),
-            ("gateway_bytes_in", "Bytes read from WebSockets", &self.bytes_in),
-            ("gateway_bytes_out", "Bytes written to WebSockets", &self.bytes_out),
-            ("gateway_frames_in", "Frames read from WebSockets", &self.frames_in),
-            ("gateway_frames_out", "Frames taken for WebSockets", &self.frames_out),
+            (
+                "gateway_accepted",
+                "TCP connections accepted",
+                &self.accepted,
+            ),
+            (
+                "gateway_refused",
+                "TCP connections refused at the connection limit",
+                &self.refused,
+            ),
+            (
+                "gateway_accept_errors",
+                "Failures to accept a TCP connection",
+                &self.accept_errors,
+            ),
+            (
+                "gateway_write_deadlines",
+                "WebSockets dropped at the write deadline",
+                &self.write_deadlines,
+            ),
+            (
+                "gateway_throttled",
+                "Pauses of reading from WebSockets that sent frames too fast",
+                &self.throttled,
+            ),
+            (
+                "gateway_bytes_in",
+                "Bytes read from WebSockets",
+                &self.bytes_in,
+            ),
+            (
+                "gateway_bytes_out",
+                "Bytes written to WebSockets",
+                &self.bytes_out,
+            ),
+            (
+                "gateway_frames_in",
+                "Frames read from WebSockets",
+                &self.frames_in,
+            ),
+            (
+                "gateway_frames_out",
+                "Frames taken for WebSockets",
+                &self.frames_out,
+            ),
         ]
     }
 

@@ -210,13 +210,24 @@ async fn what_is_expected_and_does_not_come_closes_with_its_code() {
 }
 
 #[tokio::test]
-async fn frames_beyond_the_rate_close_the_connection() {
-    let settings = SocketSettings { frame_burst: 5, frames_per_second: 1, ..SocketSettings::default() };
+async fn a_client_that_sends_too_fast_is_slowed_down_and_not_closed() {
+    let settings = SocketSettings {
+        frame_burst: 5,
+        frames_per_second: 20,
+        ..quick()
+    };
     let server = Server::start(settings).await;
     let mut client = Client::connect(server.address).await;
-    client.send(&frame(PONG, b"").repeat(6)).await;
-    assert_eq!(client.frame().await, (TEXT, b"bye 4502".to_vec()));
-    assert_eq!(client.close_code().await, 4502);
+    let start = Instant::now();
+    client.send(&frame(PING, b"burst").repeat(15)).await;
+    for _ in 0..15 {
+        assert_eq!(client.frame().await, (PONG, b"burst".to_vec()));
+    }
+    client.send(&frame(TEXT, b"after")).await;
+    assert_eq!(client.frame().await, (TEXT, b"after".to_vec()));
+    // 15 frames, of which 5 are free, at 20 a second.
+    assert!(start.elapsed() >= Duration::from_millis(450));
+    assert!(server.metrics.throttled.get() >= 1);
 }
 
 #[tokio::test]
@@ -277,6 +288,30 @@ async fn a_slow_handshake_is_cut() {
         let mut client = Client::open(server.address).await;
         client.send(start.as_bytes()).await;
         client.ends().await;
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_waits_longer_than_a_slow_head_of_its_next_request() {
+    let accept = AcceptSettings {
+        header_timeout: Duration::from_millis(200),
+        idle_timeout: Duration::from_secs(2),
+        ..AcceptSettings::default()
+    };
+    let server = Server::start_with(SocketSettings::default(), accept).await;
+    let request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n";
+    for (next, at_least, at_most) in [("", 1950, 10_000), ("GET /", 190, 1900)] {
+        let mut client = Client::open(server.address).await;
+        client.send(request.as_bytes()).await;
+        client.skip_response().await;
+        let start = Instant::now();
+        client.send(next.as_bytes()).await;
+        client.ends().await;
+        let waited = start.elapsed().as_millis();
+        assert!(
+            (at_least..at_most).contains(&waited),
+            "{next:?}: {waited} ms"
+        );
     }
 }
 
