@@ -106,10 +106,7 @@ pub async fn serve<S, B>(
     lifetime: Lifetime,
     metrics: GatewayMetrics,
 ) where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>
-        + Clone
-        + Send
-        + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
     B: Body + Send + 'static,
     B::Data: Send,
@@ -140,11 +137,8 @@ pub async fn serve<S, B>(
         let _ = stream.set_nodelay(true);
         match connections.clone().try_acquire_owned() {
             Ok(permit) => {
-                let service = WithConnection {
-                    service: service.clone(),
-                    remote,
-                    in_request: InRequest::default(),
-                };
+                let service =
+                    WithConnection { service: service.clone(), remote, in_request: InRequest::default() };
                 let stop = lifetime.stop.clone();
                 let task = connection(stream, service, settings.clone(), stop, permit);
                 lifetime.tracker.spawn(task);

@@ -42,11 +42,7 @@ pub(super) struct Turn {
 
 impl Socket {
     pub(super) fn new(stream: TcpStream, shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new_cyclic(|me| Self {
-            shared,
-            me: me.clone(),
-            line: Mutex::new(Line::new(stream)),
-        })
+        Arc::new_cyclic(|me| Self { shared, me: me.clone(), line: Mutex::new(Line::new(stream)) })
     }
 
     /// From now the peer must call [`settled`](Self::settled) within `wait`, else the connection
@@ -143,12 +139,7 @@ impl Socket {
             line.half_closed = true;
             line.shut_down_writing()?;
         }
-        let turn = Turn {
-            phase: line.phase,
-            drained,
-            paused: line.resume_at > 0,
-            due: line.due.take(),
-        };
+        let turn = Turn { phase: line.phase, drained, paused: line.resume_at > 0, due: line.due.take() };
         self.release(line);
         Ok(turn)
     }

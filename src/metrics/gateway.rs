@@ -74,51 +74,19 @@ impl GatewayMetrics {
 
     fn counters(&self) -> [(&'static str, &'static str, &Counter); 9] {
         [
-            (
-                "gateway_accepted",
-                "TCP connections accepted",
-                &self.accepted,
-            ),
-            (
-                "gateway_refused",
-                "TCP connections refused at the connection limit",
-                &self.refused,
-            ),
-            (
-                "gateway_accept_errors",
-                "Failures to accept a TCP connection",
-                &self.accept_errors,
-            ),
-            (
-                "gateway_write_deadlines",
-                "WebSockets dropped at the write deadline",
-                &self.write_deadlines,
-            ),
+            ("gateway_accepted", "TCP connections accepted", &self.accepted),
+            ("gateway_refused", "TCP connections refused at the connection limit", &self.refused),
+            ("gateway_accept_errors", "Failures to accept a TCP connection", &self.accept_errors),
+            ("gateway_write_deadlines", "WebSockets dropped at the write deadline", &self.write_deadlines),
             (
                 "gateway_throttled",
                 "Pauses of reading from WebSockets that sent frames too fast",
                 &self.throttled,
             ),
-            (
-                "gateway_bytes_in",
-                "Bytes read from WebSockets",
-                &self.bytes_in,
-            ),
-            (
-                "gateway_bytes_out",
-                "Bytes written to WebSockets",
-                &self.bytes_out,
-            ),
-            (
-                "gateway_frames_in",
-                "Frames read from WebSockets",
-                &self.frames_in,
-            ),
-            (
-                "gateway_frames_out",
-                "Frames taken for WebSockets",
-                &self.frames_out,
-            ),
+            ("gateway_bytes_in", "Bytes read from WebSockets", &self.bytes_in),
+            ("gateway_bytes_out", "Bytes written to WebSockets", &self.bytes_out),
+            ("gateway_frames_in", "Frames read from WebSockets", &self.frames_in),
+            ("gateway_frames_out", "Frames taken for WebSockets", &self.frames_out),
         ]
     }
 

@@ -54,9 +54,7 @@ impl Member {
     /// The order of members in every answer: by node, connection, device.
     fn in_order(&self, other: &Self) -> Ordering {
         let by_node = self.node.cmp(&other.node);
-        by_node
-            .then(self.connection.cmp(&other.connection))
-            .then_with(|| self.device.cmp(&other.device))
+        by_node.then(self.connection.cmp(&other.connection)).then_with(|| self.device.cmp(&other.device))
     }
 }
 

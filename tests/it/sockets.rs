@@ -211,11 +211,7 @@ async fn what_is_expected_and_does_not_come_closes_with_its_code() {
 
 #[tokio::test]
 async fn a_client_that_sends_too_fast_is_slowed_down_and_not_closed() {
-    let settings = SocketSettings {
-        frame_burst: 5,
-        frames_per_second: 20,
-        ..quick()
-    };
+    let settings = SocketSettings { frame_burst: 5, frames_per_second: 20, ..quick() };
     let server = Server::start(settings).await;
     let mut client = Client::connect(server.address).await;
     let start = Instant::now();
@@ -308,10 +304,7 @@ async fn an_idle_connection_waits_longer_than_a_slow_head_of_its_next_request() 
         client.send(next.as_bytes()).await;
         client.ends().await;
         let waited = start.elapsed().as_millis();
-        assert!(
-            (at_least..at_most).contains(&waited),
-            "{next:?}: {waited} ms"
-        );
+        assert!((at_least..at_most).contains(&waited), "{next:?}: {waited} ms");
     }
 }
 

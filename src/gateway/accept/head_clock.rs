@@ -47,12 +47,7 @@ impl Drop for Answering {
 
 impl HeadClock {
     pub(super) fn new(stream: TcpStream, wait: Duration, in_request: InRequest) -> Self {
-        Self {
-            io: TokioIo::new(stream),
-            in_request,
-            wait,
-            running: Some(Box::pin(sleep(wait))),
-        }
+        Self { io: TokioIo::new(stream), in_request, wait, running: Some(Box::pin(sleep(wait))) }
     }
 
     /// The stream itself.
@@ -85,11 +80,7 @@ impl Read for HeadClock {
 }
 
 impl Write for HeadClock {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 

@@ -131,8 +131,9 @@ impl Line {
     /// to the stream's one owner.
     pub(super) fn shut_down_writing(&self) -> io::Result<()> {
         match &self.stream {
-            Some(stream) => std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?)
-                .shutdown(Shutdown::Write),
+            Some(stream) => {
+                std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?).shutdown(Shutdown::Write)
+            }
             None => Ok(()),
         }
     }

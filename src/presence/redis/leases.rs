@@ -85,18 +85,10 @@ impl RedisPresence {
             let remaining = Duration::from_millis(u64::try_from(remaining_ms).unwrap_or(0));
             return Ok(Lease::Held { boot, remaining });
         }
-        Ok(if first || (state == "kept" && !doubted) {
-            Lease::Kept
-        } else {
-            Lease::Renewed
-        })
+        Ok(if first || (state == "kept" && !doubted) { Lease::Kept } else { Lease::Renewed })
     }
 
-    pub(super) async fn release_lease(
-        &self,
-        node: &NodeId,
-        boot: &str,
-    ) -> Result<(), PresenceError> {
+    pub(super) async fn release_lease(&self, node: &NodeId, boot: &str) -> Result<(), PresenceError> {
         let (released,): (bool,) = self
             .query(Operation::Release, |_| {
                 let mut pipeline = pipe();
@@ -151,9 +143,7 @@ fn index(pipeline: &mut Pipeline, node: &NodeId, now_ms: i64, ttl_ms: i64) {
     let deadline = now_ms.saturating_add(ttl_ms);
     pipeline.zadd(keys::NODES, node.as_str(), deadline).ignore();
     let long_dead = now_ms - millis(LONG);
-    pipeline
-        .zrembyscore(keys::NODES, "-inf", long_dead)
-        .ignore();
+    pipeline.zrembyscore(keys::NODES, "-inf", long_dead).ignore();
     pipeline.pexpire(keys::NODES, millis(LONG)).ignore();
 }
 

@@ -112,12 +112,7 @@ impl RedisPresence {
         let pool = Pool::build(address, &settings, metrics.connects.clone())
             .map_err(|error| OpenError::Url(error.to_string()))?;
         open::check(&pool, &shown).await?;
-        Ok(Self {
-            pool,
-            clock,
-            metrics,
-            lease_in_doubt: Arc::default(),
-        })
+        Ok(Self { pool, clock, metrics, lease_in_doubt: Arc::default() })
     }
 
     /// One round trip, counted.

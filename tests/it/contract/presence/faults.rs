@@ -5,11 +5,9 @@ use fanfare::presence::redis::RedisPresence;
 use fanfare::presence::{Lease, Presence, PresenceError};
 use tokio::time::Instant;
 
-use super::own_redis::{
-    BRIEF, GRACE, TIMEOUT, TTL, alice, lease, open, open_within, refusal, to_alice,
-};
-use crate::support::eventually::eventually;
+use super::own_redis::{BRIEF, GRACE, TIMEOUT, TTL, alice, lease, open, open_within, refusal, to_alice};
 use crate::support::redis_server::{RedisServer, free_port};
+use crate::support::{DEADLINE, eventually};
 
 /// Announces once and gives the error, which must come within the deadline.
 async fn failing_announce(presence: &RedisPresence) -> PresenceError {
@@ -20,7 +18,7 @@ async fn failing_announce(presence: &RedisPresence) -> PresenceError {
 }
 
 async fn announces_again(presence: &RedisPresence) {
-    eventually("presence is back by itself", async || {
+    eventually(DEADLINE, "presence is back by itself", async || {
         presence.announce(&[alice("n1", 1)], TTL).await.is_ok()
     })
     .await;
@@ -51,18 +49,13 @@ async fn when_redis_comes_back_presence_does_too() {
 async fn a_redis_that_hangs_is_a_timeout_and_is_used_again_when_it_answers() {
     let server = RedisServer::start(&[]).await;
     let metrics = PresenceMetrics::default();
-    let presence = open_within(BRIEF, &server.url(), metrics.clone())
-        .await
-        .unwrap();
+    let presence = open_within(BRIEF, &server.url(), metrics.clone()).await.unwrap();
     let () = server.run(&["CLIENT", "PAUSE", "5000", "ALL"]).await;
     let error = failing_announce(&presence).await;
     assert!(matches!(error, PresenceError::Timeout(BRIEF)), "{error:?}");
     let began = Instant::now();
     let ticket = presence.take_ticket("t").await;
-    assert!(
-        matches!(ticket, Err(PresenceError::Timeout(_))),
-        "{ticket:?}"
-    );
+    assert!(matches!(ticket, Err(PresenceError::Timeout(_))), "{ticket:?}");
     assert!(began.elapsed() < BRIEF + GRACE, "{:?}", began.elapsed());
     let lost = presence.lease(&lease("b1"), TTL, true).await;
     assert!(matches!(lost, Err(PresenceError::Timeout(_))), "{lost:?}");
@@ -86,10 +79,7 @@ async fn a_full_redis_refuses_writes_and_still_locates() {
     let error = failing_announce(&presence).await;
     assert!(matches!(error, PresenceError::Unavailable(_)), "{error:?}");
     let lease = presence.lease(&lease("b1"), TTL, true).await;
-    assert!(
-        matches!(lease, Err(PresenceError::Unavailable(_))),
-        "{lease:?}"
-    );
+    assert!(matches!(lease, Err(PresenceError::Unavailable(_))), "{lease:?}");
     let located = presence.locate(&to_alice()).await.unwrap();
     assert_eq!(located[0].members, [alice("n1", 1)]);
     let () = server.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
@@ -100,9 +90,7 @@ async fn a_full_redis_refuses_writes_and_still_locates() {
 async fn connections_to_a_former_primary_are_dropped() {
     let server = RedisServer::start(&[]).await;
     let metrics = PresenceMetrics::default();
-    let presence = open_within(TIMEOUT, &server.url(), metrics.clone())
-        .await
-        .unwrap();
+    let presence = open_within(TIMEOUT, &server.url(), metrics.clone()).await.unwrap();
     let opened = metrics.connects.get();
     let nobody = free_port().to_string();
     let () = server.run(&["REPLICAOF", "127.0.0.1", &nobody]).await;
@@ -118,9 +106,7 @@ async fn connections_that_redis_closes_are_replaced_without_an_error() {
     let server = RedisServer::start(&[]).await;
     let presence = open(&server.url()).await.unwrap();
     for _ in 0..3 {
-        let killed: u64 = server
-            .run(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
-            .await;
+        let killed: u64 = server.run(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
         assert!(killed > 0);
         presence.announce(&[alice("n1", 1)], TTL).await.unwrap();
     }
@@ -131,13 +117,13 @@ async fn sentinels_lead_to_the_primary_and_after_its_death_to_the_next() {
     let mut primary = RedisServer::start(&["--repl-diskless-sync-delay", "0"]).await;
     let port = primary.port().to_string();
     let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &port]).await;
-    eventually("the replica follows", async || {
+    eventually(DEADLINE, "the replica follows", async || {
         let role: String = replica.run(&["INFO", "replication"]).await;
         role.contains("master_link_status:up")
     })
     .await;
     let sentinel = RedisServer::sentinel(&primary, "pres").await;
-    eventually("the sentinel knows the replica", async || {
+    eventually(DEADLINE, "the sentinel knows the replica", async || {
         let known: String = sentinel.run(&["INFO", "sentinel"]).await;
         known.contains("slaves=1")
     })

@@ -13,11 +13,7 @@ use crate::support::redis_server::RedisServer;
 #[tokio::test]
 async fn the_clock_that_is_ahead_is_seen_and_decides_no_deadline() {
     let server = RedisServer::start(&[]).await;
-    let settings = Settings {
-        url: server.url(),
-        timeout: TIMEOUT,
-        pool_size: 2,
-    };
+    let settings = Settings { url: server.url(), timeout: TIMEOUT, pool_size: 2 };
     let ahead = Clock::new(|| Clock::system().now().after(Duration::from_secs(3_600)));
     let opened = RedisPresence::connect(settings, PresenceMetrics::default(), ahead).await;
     let wrong = opened.unwrap();
@@ -44,14 +40,8 @@ async fn the_keys_are_those_that_the_documentation_names() {
     presence.put_ticket("secret", "alice", TTL).await.unwrap();
     let mut keys: Vec<String> = server.run(&["KEYS", "*"]).await;
     keys.sort();
-    let documented = [
-        "node-users:{n1}",
-        "node:{n1}",
-        "nodes",
-        "presence:{alice}",
-        "ticket:{secret}",
-        "topic:{news}",
-    ];
+    let documented =
+        ["node-users:{n1}", "node:{n1}", "nodes", "presence:{alice}", "ticket:{secret}", "topic:{news}"];
     assert_eq!(keys, documented);
     for key in documented {
         let ttl_s: i64 = server.run(&["TTL", key]).await;
@@ -68,24 +58,14 @@ async fn a_node_knows_its_users_until_they_leave_and_leaves_them_to_its_survivor
     let (one, two) = (alice("n1", 1), alice("n1", 2));
     let users = async |key: &str| -> Vec<String> { server.run(&["SMEMBERS", key]).await };
     presence.lease(&lease("b1"), TTL, true).await.unwrap();
-    presence
-        .announce(&[one.clone(), two.clone()], TTL)
-        .await
-        .unwrap();
+    presence.announce(&[one.clone(), two.clone()], TTL).await.unwrap();
     presence.withdraw(&[one]).await.unwrap();
     assert_eq!(users("node-users:{n1}").await, ["alice"], "one is left");
     presence.withdraw(&[two.clone()]).await.unwrap();
     assert_eq!(users("node-users:{n1}").await, [""; 0]);
 
-    presence
-        .refresh(&[two], &[], &"n1".parse().unwrap(), TTL)
-        .await
-        .unwrap();
-    assert_eq!(
-        users("node-users:{n1}").await,
-        ["alice"],
-        "a refresh is whole"
-    );
+    presence.refresh(&[two], &[], &"n1".parse().unwrap(), TTL).await.unwrap();
+    assert_eq!(users("node-users:{n1}").await, ["alice"], "a refresh is whole");
     // The node dies, its lease runs out, and it starts anew under another boot.
     let () = server.run(&["DEL", "node:{n1}"]).await;
     presence.lease(&lease("b2"), TTL, true).await.unwrap();
@@ -98,12 +78,8 @@ async fn what_others_wrote_into_its_keys_does_not_take_presence_down() {
     let server = RedisServer::start(&[]).await;
     let presence = open(&server.url()).await.unwrap();
     let far = "99999999999999";
-    let () = server
-        .run(&["ZADD", "presence:{alice}", far, "rubbish", far, "n1/x/y"])
-        .await;
-    let () = server
-        .run(&["ZADD", "nodes", far, "no/id", far, "n9"])
-        .await;
+    let () = server.run(&["ZADD", "presence:{alice}", far, "rubbish", far, "n1/x/y"]).await;
+    let () = server.run(&["ZADD", "nodes", far, "no/id", far, "n9"]).await;
     let () = server.run(&["SET", "node:{n9}", "rubbish"]).await;
     let () = server.run(&["SET", "node:{n1}", "7"]).await;
     let answer = presence.announce(&[alice("n1", 1)], TTL).await.unwrap();

@@ -33,10 +33,7 @@ async fn another_boot_waits_until_the_lease_runs_out(subject: Subject) {
     match subject.lease("b2", LONG, true).await {
         Lease::Held { boot, remaining } => {
             assert_eq!(boot, "b1");
-            assert!(
-                remaining > Duration::ZERO && remaining <= SHORT,
-                "{remaining:?}"
-            );
+            assert!(remaining > Duration::ZERO && remaining <= SHORT, "{remaining:?}");
         }
         other => panic!("{other:?}"),
     }
@@ -71,9 +68,7 @@ async fn live_nodes_are_listed_in_order(subject: Subject) {
     subject.presence.lease(&changed, LONG, false).await.unwrap();
     let expected = [node_lease("n1", "b1"), changed];
     let listed = async || subject.presence.nodes().await.unwrap() == expected;
-    subject
-        .after(SHORT, "n2 is dead, n3 is changed", listed)
-        .await;
+    subject.after(SHORT, "n2 is dead, n3 is changed", listed).await;
 }
 
 async fn a_ticket_is_taken_by_one_of_many(subject: Subject) {
@@ -94,9 +89,7 @@ async fn a_ticket_runs_out(subject: Subject) {
     presence.put_ticket("brief", "a", SHORT).await.unwrap();
     // Its name is free when it has run out, which is how this knows without taking it.
     let ran_out = async || presence.put_ticket("brief", "b", LONG).await.is_ok();
-    subject
-        .after(SHORT, "the name is free again", ran_out)
-        .await;
+    subject.after(SHORT, "the name is free again", ran_out).await;
     let taken = presence.take_ticket("brief").await.unwrap();
     assert_eq!(taken.as_deref(), Some("b"));
 }

@@ -29,18 +29,13 @@ async fn what_was_announced_is_located(subject: Subject) {
     let phone = member("alice", "n1", 1, "phone");
     let web = member("alice", "n2", 2, "");
     let bob = member("bob", "n2", 3, "phone");
-    subject
-        .announce(&[phone.clone(), bob.clone(), web.clone()], LONG)
-        .await;
+    subject.announce(&[phone.clone(), bob.clone(), web.clone()], LONG).await;
     let located = subject.locate(&[route("alice"), route("bob")]).await;
     assert_eq!(located[0].members, [phone.clone(), web.clone()]);
     assert_eq!(located[0].nodes, [phone.node, web.node.clone()]);
     assert_eq!(located[1].members, [bob]);
     assert_eq!(located[1].nodes, [web.node]);
-    assert_eq!(
-        subject.locate(&[route("carol")]).await,
-        [Located::default()]
-    );
+    assert_eq!(subject.locate(&[route("carol")]).await, [Located::default()]);
 }
 
 async fn an_announce_answers_with_the_others_of_the_user(subject: Subject) {
@@ -58,9 +53,7 @@ async fn an_announce_answers_with_the_others_of_the_user(subject: Subject) {
 async fn members_of_one_announce_see_each_other(subject: Subject) {
     let older = member("alice", "n1", 1, "phone");
     let newer = member("alice", "n1", 2, "phone");
-    let answer = subject
-        .announce(&[older.clone(), newer.clone()], LONG)
-        .await;
+    let answer = subject.announce(&[older.clone(), newer.clone()], LONG).await;
     assert_eq!(answer, [vec![newer], vec![older]]);
 }
 
@@ -75,9 +68,7 @@ async fn a_connection_is_gone_when_its_ttl_has_passed(subject: Subject) {
 }
 
 async fn the_dead_are_not_answered_to_an_announce(subject: Subject) {
-    subject
-        .announce(&[member("alice", "n1", 1, "phone")], SHORT)
-        .await;
+    subject.announce(&[member("alice", "n1", 1, "phone")], SHORT).await;
     let web = member("alice", "n2", 2, "web");
     let alone = async || subject.announce(&[web.clone()], LONG).await[0].is_empty();
     subject.after(SHORT, "no other is alive", alone).await;
@@ -102,9 +93,7 @@ async fn a_refresh_brings_back_what_was_forgotten(subject: Subject) {
     subject.announce(&members, LONG).await;
     subject.forget().await;
     assert_eq!(subject.of_user("alice").await, []);
-    let refresh = subject
-        .presence
-        .refresh(&members, &topics, &phone.node, LONG);
+    let refresh = subject.presence.refresh(&members, &topics, &phone.node, LONG);
     refresh.await.unwrap();
     assert_eq!(subject.of_user("alice").await, members);
     assert_eq!(subject.readers("news").await, ["n1"]);
@@ -114,9 +103,7 @@ async fn withdraw_removes_exactly_that_connection(subject: Subject) {
     let phone = member("alice", "n1", 1, "phone");
     let web = member("alice", "n1", 2, "web");
     let bob = member("bob", "n1", 3, "");
-    subject
-        .announce(&[phone.clone(), web.clone(), bob.clone()], LONG)
-        .await;
+    subject.announce(&[phone.clone(), web.clone(), bob.clone()], LONG).await;
     for _ in 0..2 {
         let gone = [phone.clone()];
         subject.presence.withdraw(&gone).await.unwrap();
@@ -153,10 +140,7 @@ async fn a_reader_that_stops_refreshing_is_gone(subject: Subject) {
     let topics = [topic("news")];
     let presence = &subject.presence;
     for node in [&one, &two] {
-        presence
-            .announce_topics(&topics, node, SHORT)
-            .await
-            .unwrap();
+        presence.announce_topics(&topics, node, SHORT).await.unwrap();
     }
     presence.refresh(&[], &topics, &one, LONG).await.unwrap();
     let one_left = async || subject.readers("news").await == ["n1"];
@@ -164,9 +148,8 @@ async fn a_reader_that_stops_refreshing_is_gone(subject: Subject) {
 }
 
 async fn many_routes_are_answered_in_their_order(subject: Subject) {
-    let users: Vec<Member> = (0..1_201)
-        .map(|number| member(&format!("u{number}"), "n1", number, "d"))
-        .collect();
+    let users: Vec<Member> =
+        (0..1_201).map(|number| member(&format!("u{number}"), "n1", number, "d")).collect();
     let answers = subject.announce(&users, LONG).await;
     assert_eq!(answers, vec![Vec::<Member>::new(); users.len()]);
     let routes: Vec<Route> = users
@@ -186,9 +169,7 @@ async fn many_routes_are_answered_in_their_order(subject: Subject) {
 }
 
 async fn one_user_may_have_more_connections_than_a_batch(subject: Subject) {
-    let many: Vec<Member> = (0..700)
-        .map(|number| member("alice", "n1", number, ""))
-        .collect();
+    let many: Vec<Member> = (0..700).map(|number| member("alice", "n1", number, "")).collect();
     let answers = subject.announce(&many, LONG).await;
     assert!(answers.iter().all(|others| others.len() == 699));
     assert_eq!(subject.of_user("alice").await, many);
@@ -234,9 +215,7 @@ async fn the_twin_honours_a_ttl_to_the_millisecond() {
         unreachable!("it is embedded");
     };
     let user: UserId = "alice".parse().unwrap();
-    subject
-        .announce(&[member(user.as_str(), "n1", 1, "")], LONG)
-        .await;
+    subject.announce(&[member(user.as_str(), "n1", 1, "")], LONG).await;
     now.fetch_add(599_999, Ordering::Relaxed);
     assert_eq!(subject.of_user("alice").await.len(), 1);
     now.fetch_add(1, Ordering::Relaxed);

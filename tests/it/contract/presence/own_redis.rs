@@ -26,11 +26,7 @@ pub(crate) async fn open_within(
     url: &str,
     metrics: PresenceMetrics,
 ) -> Result<RedisPresence, OpenError> {
-    let settings = Settings {
-        url: url.to_owned(),
-        timeout,
-        pool_size: 2,
-    };
+    let settings = Settings { url: url.to_owned(), timeout, pool_size: 2 };
     RedisPresence::connect(settings, metrics, Clock::system()).await
 }
 

@@ -13,7 +13,7 @@ use fanfare::presence::redis::{RedisPresence, Settings};
 use fanfare::presence::{Lease, Located, Member, NodeLease, Presence, Route};
 
 use crate::support::backends;
-use crate::support::eventually::eventually;
+use crate::support::{DEADLINE, eventually};
 
 /// Long enough never to run out in a test.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
@@ -27,13 +27,8 @@ pub(crate) struct Subject {
 }
 
 pub(crate) enum World {
-    Embedded {
-        twin: EmbeddedPresence,
-        now: Arc<AtomicU64>,
-    },
-    Redis {
-        url: String,
-    },
+    Embedded { twin: EmbeddedPresence, now: Arc<AtomicU64> },
+    Redis { url: String },
 }
 
 impl Subject {
@@ -42,41 +37,25 @@ impl Subject {
         let told = Arc::clone(&now);
         let clock = Clock::new(move || UnixMillis(told.load(Ordering::Relaxed)));
         let twin = EmbeddedPresence::new(clock);
-        Self {
-            presence: Arc::new(twin.clone()),
-            world: World::Embedded { twin, now },
-        }
+        Self { presence: Arc::new(twin.clone()), world: World::Embedded { twin, now } }
     }
 
     pub(crate) async fn redis() -> Self {
         let url = backends::redis_url().await;
-        let settings = Settings {
-            url: url.clone(),
-            timeout: Duration::from_secs(5),
-            pool_size: 4,
-        };
-        let opened =
-            RedisPresence::connect(settings, PresenceMetrics::default(), Clock::system()).await;
-        Self {
-            presence: Arc::new(opened.expect("the test redis can be used")),
-            world: World::Redis { url },
-        }
+        let settings = Settings { url: url.clone(), timeout: Duration::from_secs(5), pool_size: 4 };
+        let opened = RedisPresence::connect(settings, PresenceMetrics::default(), Clock::system()).await;
+        Self { presence: Arc::new(opened.expect("the test redis can be used")), world: World::Redis { url } }
     }
 
     /// Lets `ttl` pass and waits for what must follow from it.
-    pub(crate) async fn after(
-        &self,
-        ttl: Duration,
-        what: &str,
-        mut check: impl AsyncFnMut() -> bool,
-    ) {
+    pub(crate) async fn after(&self, ttl: Duration, what: &str, mut check: impl AsyncFnMut() -> bool) {
         match &self.world {
             World::Embedded { now, .. } => {
                 let ttl_ms = u64::try_from(ttl.as_millis()).unwrap();
                 now.fetch_add(ttl_ms, Ordering::Relaxed);
                 assert!(check().await, "{what}");
             }
-            World::Redis { .. } => eventually(what, check).await,
+            World::Redis { .. } => eventually(DEADLINE, what, check).await,
         }
     }
 
@@ -87,10 +66,7 @@ impl Subject {
             World::Redis { url } => {
                 let client = client::Client::open(url.as_str()).unwrap();
                 let connection = client.get_multiplexed_async_connection().await;
-                let () = client::cmd("FLUSHDB")
-                    .query_async(&mut connection.unwrap())
-                    .await
-                    .unwrap();
+                let () = client::cmd("FLUSHDB").query_async(&mut connection.unwrap()).await.unwrap();
             }
         }
     }
