@@ -54,6 +54,7 @@ async fn a_redis_that_hangs_is_a_timeout_and_is_used_again_when_it_answers() {
     let presence = open_within(BRIEF, &server.url(), metrics.clone())
         .await
         .unwrap();
+    presence.lease(&lease("b1"), TTL, true).await.unwrap();
     let () = server.run(&["CLIENT", "PAUSE", "5000", "ALL"]).await;
     let error = failing_announce(&presence).await;
     assert!(matches!(error, PresenceError::Timeout(BRIEF)), "{error:?}");
@@ -64,7 +65,7 @@ async fn a_redis_that_hangs_is_a_timeout_and_is_used_again_when_it_answers() {
         "{ticket:?}"
     );
     assert!(began.elapsed() < BRIEF + GRACE, "{:?}", began.elapsed());
-    let lost = presence.lease(&lease("b1"), TTL, true).await;
+    let lost = presence.lease(&lease("b1"), TTL, false).await;
     assert!(matches!(lost, Err(PresenceError::Timeout(_))), "{lost:?}");
     announces_again(&presence).await;
     // The lease whose answer was lost may have hidden that all was forgotten before.
