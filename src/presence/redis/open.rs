@@ -19,7 +19,10 @@ pub enum OpenError {
     #[error("presence.url is wrong: {0}; it must be {FORMS}")]
     Url(String),
     /// Nobody answers there.
-    #[error("redis at {address} cannot be reached ({cause}); start it or correct presence.url")]
+    #[error(
+        "redis at {address} cannot be reached ({cause}); start it, correct presence.url, or use \
+         rediss:// if and only if it expects TLS"
+    )]
     Unreachable {
         /// Host and port, or the sentinels.
         address: String,
@@ -28,8 +31,8 @@ pub enum OpenError {
     },
     /// Somebody is there but says nothing.
     #[error(
-        "redis at {address} did not answer within {timeout:?}; check the network, whether it \
-         expects TLS (rediss://), or raise presence.timeout"
+        "redis at {address} did not answer within {timeout:?}; check the network, use \
+         rediss:// if and only if it expects TLS, or raise presence.timeout"
     )]
     Silent {
         /// Host and port, or the sentinels.
