@@ -223,7 +223,8 @@ async fn connection<S, B>(
         .max_header_size(settings.max_header_bytes.max(8192));
     let serving = builder.serve_connection(stream, service);
     let mut serving = pin!(serving.with_upgrades());
-    // What a client does wrong is answered by hyper, or was its own end: nothing to report.
+    // What a client does wrong is answered by hyper, or was its own end: nothing to report. The
+    // connection is polled where it is pinned, so cancellation takes nothing from it.
     tokio::select! {
         _ = serving.as_mut() => return,
         () = stop.cancelled() => serving.as_mut().graceful_shutdown(),

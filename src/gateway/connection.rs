@@ -105,28 +105,30 @@ impl Connection {
         let peer = self.peer.as_ref();
         let mut close = None;
         shared.metrics.bytes_in.inc_by(bytes.len() as u64);
-        let result = self.decoder.feed(bytes, &shared.settings.limits, |message| {
-            match (message, peer) {
-                (Message::Close(code), _) => close = Some(code),
-                // A callback may have closed it: the rest of what was read is not for it.
-                (message, Some(peer)) if socket.is_open() => match message {
-                    Message::Text(text) => return peer.on_text(text),
-                    Message::Pong(_) => peer.on_pong(),
-                    Message::Ping(payload) => socket.pong(payload),
-                    Message::Close(_) => {}
-                },
-                _ => {}
+        let result = self
+            .decoder
+            .feed(bytes, &shared.settings.limits, |message| {
+                match (message, peer) {
+                    (Message::Close(code), _) => close = Some(code),
+                    // A callback may have closed it: the rest of what was read is not for it.
+                    (message, Some(peer)) if socket.is_open() => match message {
+                        Message::Text(text) => return peer.on_text(text),
+                        Message::Pong(_) => peer.on_pong(),
+                        Message::Ping(payload) => socket.pong(payload),
+                        Message::Close(_) => {}
+                    },
+                    _ => {}
+                }
+                Ok(())
+            });
+        match (result, close) {
+            (Err(code), _) => self.fail(code),
+            (Ok(frames), None) => self.charge(frames),
+            (Ok(frames), Some(code)) => {
+                self.charge(frames);
+                self.socket.answer_close(code);
+                self.tell(Closed::Client(code.unwrap_or(1005)));
             }
-            Ok(())
-        });
-        if let Some(code) = close {
-            self.socket.answer_close(code);
-            self.tell(Closed::Client(code.unwrap_or(1005)));
-            return;
-        }
-        match result {
-            Ok(frames) => self.charge(frames),
-            Err(code) => self.fail(code),
         }
     }
 
@@ -156,9 +158,10 @@ impl Connection {
             return;
         };
         let (side, code) = match how {
-            Closed::Server(code) => ("server", Some(code.code())),
-            Closed::Client(code) => ("client", Some(code)),
-            Closed::Lost => ("network", None),
+            Closed::Server(code) => ("server", code.code().to_string()),
+            Closed::Client(code) if is_well_known(code) => ("client", code.to_string()),
+            Closed::Client(_) => ("client", "other".to_owned()),
+            Closed::Lost => ("network", "none".to_owned()),
         };
         self.socket.shared().metrics.close(side, code);
         peer.on_closed(how);
@@ -211,6 +214,11 @@ impl Connection {
             }
         }
     }
+}
+
+/// Whether a close code may be a label: the standard's (RFC 6455 section 7.4.1) or our own.
+fn is_well_known(code: u16) -> bool {
+    (1000..=1014).contains(&code) || CloseCode::ALL.iter().any(|own| own.code() == code)
 }
 
 impl Future for Connection {

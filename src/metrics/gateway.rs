@@ -95,13 +95,9 @@ impl GatewayMetrics {
         self.handshakes.get_or_create(&HandshakeLabels { outcome }).inc();
     }
 
-    /// Counts one end of a WebSocket. Only the standard's and Fanfare's own codes get a label.
-    pub fn close(&self, side: &'static str, code: Option<u16>) {
-        let code = match code {
-            Some(code @ (1000..=1014 | 4000..=4005 | 4500..=4504)) => code.to_string(),
-            Some(_) => "other".to_owned(),
-            None => "none".to_owned(),
-        };
+    /// Counts one end of a WebSocket. Only well-known codes may be given: a client can make up
+    /// two thousand.
+    pub fn close(&self, side: &'static str, code: String) {
         self.closes.get_or_create(&CloseLabels { code, side }).inc();
     }
 }

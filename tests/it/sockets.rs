@@ -3,14 +3,15 @@
 //! Deadlines are shortened by settings; every wait of a test has a deadline of its own.
 
 mod client;
+mod handshakes;
 mod server;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fanfare::delivery::outlet::{Flow, Outlet};
-use fanfare::gateway::accept::AcceptSettings;
 use fanfare::gateway::{Closed, SocketSettings};
+use fanfare::metrics::gateway::CloseLabels;
 use fanfare::wire::{CloseCode, Frame};
 
 use client::{Client, frame};
@@ -42,7 +43,17 @@ async fn a_text_comes_back_and_a_close_is_echoed() {
     assert_eq!(client.close_code().await, 4321);
     client.ends().await;
     assert_eq!(server.outcome().await, Closed::Client(4321));
+    drop(client);
     server.has_no_sockets().await;
+    let metrics = &server.metrics;
+    let closes = CloseLabels {
+        // Made up by the client: no label of its own.
+        code: "other".to_owned(),
+        side: "client",
+    };
+    assert_eq!(metrics.closes.get_or_create(&closes).get(), 1);
+    assert_eq!((metrics.frames_in.get(), metrics.frames_out.get()), (2, 2));
+    assert_eq!((metrics.bytes_in.get(), metrics.bytes_out.get()), (20, 12));
 }
 
 #[tokio::test]
@@ -162,6 +173,35 @@ async fn a_full_socket_drains_in_order_and_the_peer_is_told() {
     assert_eq!(server.event().await, Event::Drained);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_many_threads_push_arrives_whole_and_in_the_order_of_each() {
+    const THREADS: usize = 4;
+    const FRAMES: usize = 5_000;
+    let server = Server::start(SocketSettings::default()).await;
+    let mut client = Client::connect(server.address).await;
+    let socket = server.socket().await;
+    for thread in 0..THREADS {
+        let socket = socket.clone();
+        std::thread::spawn(move || {
+            for number in 0..FRAMES {
+                let body = Bytes::from(vec![b'x'; number % 900]);
+                // Pushed on though it is full: nothing may be lost then either.
+                let _ = socket.push(Frame::text(format!("{thread}{number:05}").as_bytes(), body));
+            }
+        });
+    }
+    let mut next = [0; THREADS];
+    for _ in 0..THREADS * FRAMES {
+        let (opcode, payload) = client.frame().await;
+        let text = std::str::from_utf8(&payload).expect("text");
+        let thread: usize = text[..1].parse().expect("a thread");
+        let number: usize = text[1..6].parse().expect("a number");
+        assert_eq!((opcode, number), (TEXT, next[thread]), "thread {thread}");
+        assert_eq!(payload.len(), 6 + number % 900);
+        next[thread] += 1;
+    }
+}
+
 #[tokio::test]
 async fn a_close_comes_after_what_was_pushed_and_waits_for_the_echo() {
     let server = Server::start(SocketSettings::default()).await;
@@ -237,99 +277,8 @@ async fn an_error_of_the_peer_closes_with_its_code() {
 }
 
 #[tokio::test]
-async fn handshakes_that_are_wrong_get_a_status_and_no_socket() {
-    let server = Server::start(SocketSettings::default()).await;
-    let good = client::handshake("");
-    let cases = [
-        (good.replace("Version: 13", "Version: 8"), "426"),
-        (good.replace("Connection: Upgrade", "Connection: close"), "426"),
-        (good.replace("HTTP/1.1", "HTTP/1.0"), "426"),
-        (good.replace("dGhlIHNhbXBsZSBub25jZQ==", "Zm9v"), "400"),
-        (good.replace("Host: x\r\n", "Host: x\r\nContent-Length: 2\r\n"), "400"),
-        (good.replace("GET", "POST"), "405"),
-        (client::handshake("X-Reject: yes\r\n"), "401"),
-        (client::handshake(&format!("X-Long: {}\r\n", "a".repeat(9000))), "431"),
-    ];
-    for (request, status) in cases {
-        let mut client = Client::open(server.address).await;
-        client.send(request.as_bytes()).await;
-        let head = client.head().await;
-        assert_eq!(&head[9..12], status, "{head}");
-        if head.contains("426") {
-            assert!(head.to_ascii_lowercase().contains("sec-websocket-version: 13"));
-        }
-    }
-    server.has_no_sockets().await;
-}
-
-#[tokio::test]
-async fn only_the_protocol_is_answered_and_the_hook_sees_the_token() {
-    let server = Server::start(SocketSettings::default()).await;
-    let mut client = Client::open(server.address).await;
-    let offer = "Sec-WebSocket-Protocol: fanfare.v1, fanfare.token.abc\r\n\
-                 Sec-WebSocket-Extensions: permessage-deflate\r\n";
-    client.send(client::handshake(offer).as_bytes()).await;
-    let head = client.head().await.to_ascii_lowercase();
-    assert!(head.contains("sec-websocket-protocol: fanfare.v1\r\n"), "{head}");
-    assert!(!head.contains("sec-websocket-extensions"), "{head}");
-    assert!(!head.contains("abc"), "{head}");
-    assert_eq!(server.event().await, Event::Offered(Some("abc".to_owned())));
-}
-
-#[tokio::test]
-async fn a_slow_handshake_is_cut() {
-    let accept = AcceptSettings { header_timeout: Duration::from_millis(200), ..AcceptSettings::default() };
-    let server = Server::start_with(SocketSettings::default(), accept).await;
-    for start in ["", "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "] {
-        let mut client = Client::open(server.address).await;
-        client.send(start.as_bytes()).await;
-        client.ends().await;
-    }
-}
-
-#[tokio::test]
-async fn an_idle_connection_waits_longer_than_a_slow_head_of_its_next_request() {
-    let accept = AcceptSettings {
-        header_timeout: Duration::from_millis(200),
-        idle_timeout: Duration::from_secs(2),
-        ..AcceptSettings::default()
-    };
-    let server = Server::start_with(SocketSettings::default(), accept).await;
-    let request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n";
-    for (next, at_least, at_most) in [("", 1950, 10_000), ("GET /", 190, 1900)] {
-        let mut client = Client::open(server.address).await;
-        client.send(request.as_bytes()).await;
-        client.skip_response().await;
-        let start = Instant::now();
-        client.send(next.as_bytes()).await;
-        client.ends().await;
-        let waited = start.elapsed().as_millis();
-        assert!((at_least..at_most).contains(&waited), "{next:?}: {waited} ms");
-    }
-}
-
-#[tokio::test]
-async fn one_connection_or_socket_too_many_is_told_to_come_back() {
-    let accept = AcceptSettings { max_connections: 1, ..AcceptSettings::default() };
-    let settings = SocketSettings { max_sockets: 1, ..SocketSettings::default() };
-    let server = Server::start_with(settings, accept).await;
-    let client = Client::connect(server.address).await;
-    let mut second = Client::open(server.address).await;
-    second.send(client::handshake("").as_bytes()).await;
-    let head = second.head().await.to_ascii_lowercase();
-    assert!(head.starts_with("http/1.1 503"), "{head}");
-    assert!(head.contains("retry-after"), "{head}");
-    // The second's HTTP connection is kept alive and takes the only place there is.
-    let mut third = Client::open(server.address).await;
-    let head = third.head().await;
-    assert!(head.starts_with("HTTP/1.1 503"), "{head}");
-    third.ends().await;
-    drop(client);
-}
-
-#[tokio::test]
 async fn after_stop_nothing_is_accepted_and_the_tasks_end_with_the_last_socket() {
-    let server = Server::start(SocketSettings::default()).await;
+    let server = Server::start(quick()).await;
     let mut client = Client::connect(server.address).await;
     let socket = server.socket().await;
     server.stop.cancel();
