@@ -15,10 +15,12 @@
 
 pub mod auth;
 pub mod broker;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod inbox;
 pub mod metrics;
 pub mod presence;
+pub mod telemetry;
 pub mod wire;

@@ -1,4 +1,5 @@
 //! All integration tests, one binary.
 
 mod auth;
+mod cli;
 mod config;
