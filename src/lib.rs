@@ -18,6 +18,7 @@
 pub mod auth;
 pub mod batch;
 pub mod broker;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;
@@ -27,7 +28,5 @@ pub mod hub;
 pub mod inbox;
 pub mod metrics;
 pub mod presence;
-pub mod publish;
-pub mod routing;
-pub mod session;
+pub mod telemetry;
 pub mod wire;

@@ -114,6 +114,10 @@ impl Merging {
     }
 
     fn take(&mut self, key: String, value: ValueKind, origin: &str) {
+        let is_section = |known: &String| known.starts_with(&format!("{key}."));
+        if matches!(value, ValueKind::Table(_)) && self.defaults.keys().any(is_section) {
+            return; // A section in which nothing is set.
+        }
         if !self.defaults.contains_key(&key) {
             let message = super::text::unknown_key(&key, self.defaults.keys());
             return self.problem(&key, origin, message);
@@ -162,7 +166,9 @@ fn flatten(prefix: &str, table: config::Map<String, config::Value>, leaves: &mut
     for (name, value) in table {
         let key = format!("{prefix}{name}");
         match value.kind {
-            ValueKind::Table(inner) => flatten(&format!("{key}."), inner, leaves),
+            ValueKind::Table(inner) if !inner.is_empty() => {
+                flatten(&format!("{key}."), inner, leaves)
+            }
             kind => {
                 leaves.insert(key, kind);
             }

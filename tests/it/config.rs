@@ -84,10 +84,13 @@ fn everything_that_is_wrong_is_listed_at_once_with_its_limit() {
         migrate_at_start = true
         [log]
         level = "loud"
+        [drains]
+        [auth.users]
     "#;
     let listed = problems(toml, &[("FANFARE__PRESENCE__POOL", "4"), ("FANFARE__HTTP__DEMO", "1")]);
     let expected = [
         "colour: there is no such key; config/default.toml lists all",
+        "drains: there is no such key; config/default.toml lists all",
         "http.lisen: there is no such key; did you mean http.listen?",
         "presence.pool: there is no such key; config/default.toml lists all",
         "http.listen: must be ADDRESS:PORT, such as 127.0.0.1:8080; got \"localhost\"",
