@@ -15,9 +15,7 @@ impl Clock {
     /// The system's wall clock.
     pub fn system() -> Self {
         Self::new(|| {
-            let elapsed = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
+            let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             UnixMillis::default().after(elapsed)
         })
     }

@@ -142,12 +142,7 @@ pub trait Broker: Send + Sync {
     fn send(&self, to: Destination, envelope: Bytes) -> Result<(), SendError>;
 
     /// Asks one node (itself included) and waits for its answer until the deadline. Dropping the future forgets the request.
-    async fn request(
-        &self,
-        node: &NodeId,
-        body: Bytes,
-        deadline: Duration,
-    ) -> Result<Bytes, ControlError>;
+    async fn request(&self, node: &NodeId, body: Bytes, deadline: Duration) -> Result<Bytes, ControlError>;
 
     /// Stops (`false`) or resumes (`true`) taking ingress; idempotent. Stopped, messages stay in their queues:
     /// consumers are cancelled and what is unsettled may still be settled. A broker starts stopped.

@@ -82,21 +82,11 @@ impl<K: Kind> Id<K> {
     pub fn new(text: impl AsRef<str>) -> Result<Self, IdError> {
         let text = text.as_ref();
         if text.is_empty() || text.len() > MAX_ID_BYTES {
-            return Err(IdError::Length {
-                what: K::WHAT,
-                length: text.len(),
-            });
+            return Err(IdError::Length { what: K::WHAT, length: text.len() });
         }
         match text.chars().find(|character| !is_id_character(*character)) {
-            Some(character) => Err(IdError::Character {
-                what: K::WHAT,
-                character,
-                text: text.to_owned(),
-            }),
-            None => Ok(Self {
-                text: text.into(),
-                kind: PhantomData,
-            }),
+            Some(character) => Err(IdError::Character { what: K::WHAT, character, text: text.to_owned() }),
+            None => Ok(Self { text: text.into(), kind: PhantomData }),
         }
     }
 
@@ -112,10 +102,7 @@ fn is_id_character(character: char) -> bool {
 
 impl<K> Clone for Id<K> {
     fn clone(&self) -> Self {
-        Self {
-            text: Arc::clone(&self.text),
-            kind: PhantomData,
-        }
+        Self { text: Arc::clone(&self.text), kind: PhantomData }
     }
 }
 impl<K> PartialEq for Id<K> {
@@ -181,6 +168,11 @@ impl<'de, K: Kind> Deserialize<'de> for Id<K> {
 pub struct ConnectionId(u64);
 
 impl ConnectionId {
+    /// The number.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+
     /// An id for a connection accepted at `now`; `random` makes it unique (20 bits are used).
     pub fn new(now: super::UnixMillis, random: u32) -> Self {
         Self((now.0 << 20) | u64::from(random & 0x000f_ffff))
@@ -198,9 +190,7 @@ impl std::str::FromStr for ConnectionId {
     fn from_str(text: &str) -> Result<Self, String> {
         match u64::from_str_radix(text, 16) {
             Ok(number) if text.len() == 16 => Ok(Self(number)),
-            _ => Err(format!(
-                "a connection id is 16 hexadecimal digits; got {text:?}"
-            )),
+            _ => Err(format!("a connection id is 16 hexadecimal digits; got {text:?}")),
         }
     }
 }

@@ -11,17 +11,7 @@ use super::time::UnixMillis;
 
 /// How urgent; each has an ingress lane of its own. Within one stream order wins.
 #[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Default,
-    serde::Serialize,
-    serde::Deserialize,
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
@@ -78,10 +68,7 @@ impl Target {
     pub fn recipients(&self) -> Vec<Recipient> {
         let of = |stream, device| Recipient { stream, device };
         match self {
-            Self::Users(users) => users
-                .iter()
-                .map(|user| of(Stream::User(user.clone()), None))
-                .collect(),
+            Self::Users(users) => users.iter().map(|user| of(Stream::User(user.clone()), None)).collect(),
             Self::Devices(devices) => devices
                 .iter()
                 .map(|(user, device)| of(Stream::User(user.clone()), Some(device.clone())))

@@ -33,9 +33,7 @@ impl Stream {
             Some(("topic", name)) => TopicName::new(name).map(Self::Topic),
             _ if text == "everyone" => return Ok(Self::Everyone),
             _ => {
-                return Err(format!(
-                    "a stream is user:<id>, topic:<name> or everyone; got {text:?}"
-                ));
+                return Err(format!("a stream is user:<id>, topic:<name> or everyone; got {text:?}"));
             }
         };
         parsed.map_err(|error| error.to_string())
@@ -114,9 +112,7 @@ impl fmt::Display for Epoch {
             }
         }
         text.push(b'k');
-        text.iter()
-            .rev()
-            .try_for_each(|digit| write!(f, "{}", char::from(*digit)))
+        text.iter().rev().try_for_each(|digit| write!(f, "{}", char::from(*digit)))
     }
 }
 
@@ -138,12 +134,7 @@ mod tests {
     #[test]
     fn streams_and_epochs_are_read_back_as_they_were_written() {
         for text in ["user:alice", "topic:news.eu", "everyone", "user:a:b"] {
-            assert_eq!(
-                Stream::parse(text)
-                    .map(|stream| stream.to_string())
-                    .as_deref(),
-                Ok(text)
-            );
+            assert_eq!(Stream::parse(text).map(|stream| stream.to_string()).as_deref(), Ok(text));
         }
         assert!(Stream::parse("users:x").is_err());
         for epoch in [0, 35, 36, 123_456, u32::MAX] {

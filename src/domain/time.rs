@@ -14,10 +14,7 @@ pub struct UnixMillis(pub u64);
 impl UnixMillis {
     /// This time and `duration` after it; stays at the end of time rather than wrapping.
     pub fn after(self, duration: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
-        )
+        Self(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
     }
 
     /// How long after `earlier` this is; zero if it is not.
@@ -39,9 +36,8 @@ impl UnixMillis {
 impl fmt::Display for UnixMillis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nanos = i128::from(self.0) * 1_000_000;
-        let text = OffsetDateTime::from_unix_timestamp_nanos(nanos)
-            .ok()
-            .and_then(|at| at.format(&Rfc3339).ok());
+        let text =
+            OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().and_then(|at| at.format(&Rfc3339).ok());
         // Beyond the year 9999 RFC 3339 has no text; such a time comes only from a broken clock.
         f.write_str(text.as_deref().unwrap_or("9999-12-31T23:59:59Z"))
     }
@@ -59,9 +55,6 @@ mod tests {
 
     #[test]
     fn time_is_written_as_rfc_3339_in_utc() {
-        assert_eq!(
-            UnixMillis(1_764_547_200_120).to_string(),
-            "2025-12-01T00:00:00.12Z"
-        );
+        assert_eq!(UnixMillis(1_764_547_200_120).to_string(), "2025-12-01T00:00:00.12Z");
     }
 }

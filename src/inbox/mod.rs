@@ -15,8 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::domain::{
-    DeviceId, Epoch, Notification, NotificationId, PublisherId, Recipient, Seq, Stream, UnixMillis,
-    UserId,
+    DeviceId, Epoch, Notification, NotificationId, PublisherId, Recipient, Seq, Stream, UnixMillis, UserId,
 };
 
 pub mod postgres;
@@ -279,12 +278,7 @@ pub trait Upkeep: Send + Sync {
 
     /// Removes idempotency keys created before `keys_before` and what expired before `now`, in
     /// batches of at most `limit` rows a kind; returns how many rows went (0: nothing is left to do).
-    async fn sweep(
-        &self,
-        now: UnixMillis,
-        keys_before: UnixMillis,
-        limit: u32,
-    ) -> Result<u64, InboxError>;
+    async fn sweep(&self, now: UnixMillis, keys_before: UnixMillis, limit: u32) -> Result<u64, InboxError>;
 
     /// Lets go of all connections; later calls fail.
     async fn close(&self);

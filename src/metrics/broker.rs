@@ -14,11 +14,7 @@ impl BrokerMetrics {
     /// All at zero, registered.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        registry.register(
-            "broker_failures",
-            "Calls that failed or timed out",
-            metrics.failures.clone(),
-        );
+        registry.register("broker_failures", "Calls that failed or timed out", metrics.failures.clone());
         metrics
     }
 }

@@ -14,11 +14,7 @@ impl InboxMetrics {
     /// All at zero, registered.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
-        registry.register(
-            "inbox_failures",
-            "Calls that failed or timed out",
-            metrics.failures.clone(),
-        );
+        registry.register("inbox_failures", "Calls that failed or timed out", metrics.failures.clone());
         metrics
     }
 }

@@ -8,9 +8,11 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
 pub mod broker;
+pub mod delivery;
 pub mod gateway;
 pub mod inbox;
 pub mod presence;
+pub mod publish;
 
 /// All metrics of one node.
 #[derive(Debug)]
@@ -18,12 +20,16 @@ pub struct Metrics {
     registry: Registry,
     /// Of [`crate::broker`].
     pub broker: broker::BrokerMetrics,
+    /// Of delivery.
+    pub delivery: delivery::DeliveryMetrics,
     /// Of the gateway: sockets and handshakes.
     pub gateway: gateway::GatewayMetrics,
     /// Of [`crate::inbox`].
     pub inbox: inbox::InboxMetrics,
     /// Of [`crate::presence`].
     pub presence: presence::PresenceMetrics,
+    /// Of publishing and routing.
+    pub publish: publish::PublishMetrics,
 }
 
 impl Metrics {
@@ -35,11 +41,13 @@ impl Metrics {
         let inbox = inbox::InboxMetrics::register(&mut registry);
         let presence = presence::PresenceMetrics::register(&mut registry);
         Self {
-            registry,
             broker,
+            delivery: delivery::DeliveryMetrics::register(&mut registry),
             gateway,
             inbox,
             presence,
+            publish: publish::PublishMetrics::register(&mut registry),
+            registry,
         }
     }
 

@@ -29,10 +29,7 @@ impl Frame {
 
     /// A ping without payload.
     pub fn ping() -> Self {
-        Self {
-            head: Bytes::from_static(&[0x80 | PING, 0]),
-            body: Bytes::new(),
-        }
+        Self { head: Bytes::from_static(&[0x80 | PING, 0]), body: Bytes::new() }
     }
 
     /// A pong with the ping's payload (at most 125 bytes, as the codec has checked).
@@ -80,10 +77,7 @@ impl Frame {
             }
         }
         bytes.put_slice(head);
-        Self {
-            head: bytes.freeze(),
-            body,
-        }
+        Self { head: bytes.freeze(), body }
     }
 }
 

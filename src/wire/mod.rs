@@ -3,8 +3,15 @@
 //! Owns every shape and its encoding, each written once. Pure: no await, no clock, no
 //! logging, no I/O, and no decision about what to send to whom.
 
+pub mod client;
 pub mod close;
+pub mod control;
+pub mod envelope;
 pub mod frame;
+pub mod publish;
+pub mod server;
 
+pub use client::{AckMode, ClientFrame, Hello};
 pub use close::CloseCode;
 pub use frame::Frame;
+pub use server::{ErrorCode, Tail};

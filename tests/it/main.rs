@@ -4,5 +4,10 @@
 #[expect(dead_code, reason = "it speaks the whole protocol; tests look at what they are about")]
 mod support;
 
+mod auth;
+mod config;
+mod contract;
+mod deploy;
+mod sockets;
 mod tidy;
 mod topology;

@@ -14,6 +14,7 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod publisher;
+pub mod redis_server;
 pub mod single;
 pub mod tokens;
 

@@ -1,0 +1,192 @@
+//! Verifying JSON Web Tokens (RFC 7519, RFC 8725).
+//!
+//! Owns which key a token is checked with: the one that its `kid` names, or without `kid`
+//! each key of its algorithm; never by what a token says about itself otherwise.
+
+use std::time::Duration;
+
+use super::claims::{Claims, UserClaims};
+use super::key::{KeyError, KeySettings, VerifyingKey};
+use crate::domain::{IdError, UnixMillis};
+
+/// The longest token that is looked at, in bytes; half of what one frame can carry.
+const MAX_TOKEN_BYTES: usize = 8192;
+
+/// What makes a token acceptable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenSettings {
+    /// The keys; a token is valid if one of them signed it.
+    pub keys: Vec<KeySettings>,
+    /// `iss` must be exactly this; `None`: not looked at.
+    pub issuer: Option<String>,
+    /// `aud` must name one of these; empty: not looked at.
+    pub audience: Vec<String>,
+    /// How far clocks may differ: added to `exp`, taken from `nbf`.
+    pub leeway: Duration,
+}
+
+/// Why a token was refused. Never holds the token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Not a JWS in compact form, an unknown `alg` (such as `none`), a `crit` header, or
+    /// claims of wrong types.
+    #[error("the token is not a signed JWT that Fanfare takes")]
+    Malformed,
+    /// Longer than 8192 bytes.
+    #[error("the token has {length} bytes; at most {MAX_TOKEN_BYTES} are taken")]
+    TooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// No key has its `kid`, or without `kid` no key has its algorithm.
+    #[error("no key is configured for the token's kid and alg")]
+    UnknownKey,
+    /// Its `alg` is not the one that its key is pinned to.
+    #[error("the token's alg is not the algorithm of its key")]
+    WrongAlgorithm,
+    /// The signature is not by the key.
+    #[error("the token's signature is wrong")]
+    BadSignature,
+    /// A claim is absent that must be there, or is not what it must be.
+    #[error("the token's claim {claim} is absent or malformed")]
+    Claim {
+        /// Its name.
+        claim: &'static str,
+    },
+    /// `exp` has passed.
+    #[error("the token expired at {at}")]
+    Expired {
+        /// `exp`.
+        at: UnixMillis,
+    },
+    /// `nbf` is still to come.
+    #[error("the token is not valid before {from}")]
+    NotYetValid {
+        /// `nbf`.
+        from: UnixMillis,
+    },
+    /// `iss` is not the configured one.
+    #[error("the token is of another issuer")]
+    WrongIssuer,
+    /// `aud` names none of the configured ones.
+    #[error("the token is for another audience")]
+    WrongAudience,
+    /// `sub` is not an id.
+    #[error("the token's sub is refused: {0}")]
+    InvalidSubject(#[from] IdError),
+}
+
+impl TokenError {
+    /// The stable word for clients.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Expired { .. } => "token_expired",
+            Self::NotYetValid { .. } => "token_not_yet_valid",
+            Self::WrongIssuer => "wrong_issuer",
+            Self::WrongAudience => "wrong_audience",
+            Self::InvalidSubject(_) => "invalid_subject",
+            Self::Malformed
+            | Self::TooLong { .. }
+            | Self::UnknownKey
+            | Self::WrongAlgorithm
+            | Self::BadSignature
+            | Self::Claim { .. } => "invalid_token",
+        }
+    }
+}
+
+/// Verifies tokens. Keys are prepared once; share it by reference or `Arc`.
+pub struct UserTokens {
+    keys: Vec<VerifyingKey>,
+    settings: TokenSettings,
+}
+
+impl UserTokens {
+    /// Prepares the keys. No key at all is allowed: then every token is refused.
+    ///
+    /// # Errors
+    /// Each key's place in the list and what is wrong with it.
+    pub fn new(settings: TokenSettings) -> Result<Self, Vec<(usize, KeyError)>> {
+        let mut keys: Vec<VerifyingKey> = Vec::with_capacity(settings.keys.len());
+        let mut errors = Vec::new();
+        for (place, key) in settings.keys.iter().enumerate() {
+            match VerifyingKey::new(key) {
+                Ok(ready) if ready.id.is_some() && keys.iter().any(|key| key.id == ready.id) => {
+                    let id = ready.id.unwrap_or_default();
+                    errors.push((place, KeyError::DoubleId { id }));
+                }
+                Ok(ready) => keys.push(ready),
+                Err(error) => errors.push((place, error)),
+            }
+        }
+        if errors.is_empty() { Ok(Self { keys, settings }) } else { Err(errors) }
+    }
+
+    /// Verifies a user's token.
+    ///
+    /// # Errors
+    /// [`TokenError`]; its [`code`](TokenError::code) is for the client.
+    pub fn verify(&self, token: &str, now: UnixMillis) -> Result<UserClaims, TokenError> {
+        let claims = self.claims(token)?;
+        let expires_at = claims.check(&self.settings, now)?;
+        claims.into_user(expires_at)
+    }
+
+    /// Verifies any token, whosever it is.
+    pub(super) fn verify_claims(
+        &self,
+        token: &str,
+        now: UnixMillis,
+    ) -> Result<(Claims, UnixMillis), TokenError> {
+        let claims = self.claims(token)?;
+        let expires_at = claims.check(&self.settings, now)?;
+        Ok((claims, expires_at))
+    }
+
+    fn claims(&self, token: &str) -> Result<Claims, TokenError> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(TokenError::TooLong { length: token.len() });
+        }
+        let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Malformed)?;
+        // RFC 7515 section 4.1.11: a critical extension that is not understood must be refused.
+        if header.crit.is_some() {
+            return Err(TokenError::Malformed);
+        }
+        let algorithm = header.alg;
+        if let Some(id) = &header.kid {
+            let named = |key: &&VerifyingKey| key.id.as_ref() == Some(id);
+            let key = self.keys.iter().find(named);
+            return match key.ok_or(TokenError::UnknownKey)? {
+                key if key.algorithm.to_library() != algorithm => Err(TokenError::WrongAlgorithm),
+                key => decode(token, key),
+            };
+        }
+        let mut outcome = Err(TokenError::UnknownKey);
+        for key in &self.keys {
+            if key.algorithm.to_library() == algorithm {
+                outcome = decode(token, key);
+                // Anything but a wrong signature is about the token, not the key.
+                if !matches!(outcome, Err(TokenError::BadSignature)) {
+                    break;
+                }
+            }
+        }
+        outcome
+    }
+}
+
+fn decode(token: &str, key: &VerifyingKey) -> Result<Claims, TokenError> {
+    use jsonwebtoken::errors::ErrorKind;
+    jsonwebtoken::decode(token, &key.decoding, &key.validation).map(|data| data.claims).map_err(|error| {
+        match error.kind() {
+            ErrorKind::InvalidSignature => TokenError::BadSignature,
+            _ => TokenError::Malformed,
+        }
+    })
+}
+
+impl std::fmt::Debug for UserTokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("UserTokens").field(&self.settings).finish()
+    }
+}

@@ -1,0 +1,343 @@
+//! A new connection: registered, announced, opened, welcomed.
+//!
+//! The order is the guarantee: **hub, then an acknowledged announce, then the inbox**. Whatever is
+//! committed after the inbox was opened finds the connection through presence and the hub; whatever was
+//! committed before is in the inbox.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use tracing::debug;
+
+use super::Delivery;
+use super::connection::{Connection, New};
+use super::outlet::Outlet;
+use crate::auth::UserClaims;
+use crate::domain::{ConnectionId, Seq, Stream, TopicName};
+use crate::inbox::{InboxError, Open, Opened, Resume};
+use crate::presence::Member;
+use crate::session::{Place, Session};
+use crate::wire::client::ResumeAt;
+use crate::wire::control::Ask;
+use crate::wire::server::{self, StreamState, Welcome};
+use crate::wire::{CloseCode, Hello};
+
+/// How long another node has to close a displaced connection.
+const DISPLACE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a client asks for when it attaches.
+#[derive(Debug)]
+pub struct Attach {
+    /// What its token says.
+    pub claims: UserClaims,
+    /// What its `hello` says.
+    pub hello: Hello,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+}
+
+/// Why a connection was not attached; it has been told.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// A topic that the token does not list.
+    #[error("the token does not allow the topic {0:?}")]
+    TopicForbidden(TopicName),
+    /// More topics than a connection may follow.
+    #[error("a connection may follow at most {limit} topics; got {got}")]
+    TooManyTopics {
+        /// The limit.
+        limit: usize,
+        /// How many were asked for.
+        got: usize,
+    },
+    /// The user has as many devices as allowed.
+    #[error("a user may have at most {0} devices")]
+    TooManyDevices(u32),
+    /// The node is stopping.
+    #[error("the node is draining")]
+    Draining,
+    /// The inbox does not answer.
+    #[error("the inbox is not available")]
+    Unavailable(#[source] Option<InboxError>),
+    /// The client went away meanwhile, or a newer connection of its device came.
+    #[error("the connection has ended meanwhile")]
+    Ended,
+}
+
+impl AttachError {
+    /// What the client is told in `bye`.
+    pub fn close_code(&self) -> CloseCode {
+        match self {
+            Self::TopicForbidden(_) | Self::TooManyTopics { .. } => CloseCode::InvalidFrame,
+            Self::TooManyDevices(_) => CloseCode::TooManyDevices,
+            Self::Draining => CloseCode::Draining,
+            Self::Unavailable(_) => CloseCode::Unavailable,
+            Self::Ended => CloseCode::Normal,
+        }
+    }
+}
+
+impl Delivery {
+    /// Attaches a connection: when this returns, it is welcomed and gets what it missed and what comes.
+    ///
+    /// `on_made` is called at once with the connection, so that whoever holds the socket can tell it of
+    /// the socket's end while the rest is still under way. Not cancel-safe: run it in a task of its own.
+    ///
+    /// # Errors
+    /// [`AttachError`]; the connection is detached again, and its socket is for the caller to close.
+    pub async fn attach(
+        self: &Arc<Self>,
+        attach: Attach,
+        outlet: Arc<dyn Outlet>,
+        on_made: impl FnOnce(&Arc<Connection>),
+    ) -> Result<Arc<Connection>, AttachError> {
+        let started = Instant::now();
+        let streams = self.streams_of(&attach)?;
+        let resume: Vec<Option<ResumeAt>> =
+            streams.iter().map(|stream| attach.hello.resume_at(stream)).collect();
+        let expires_at = attach.claims.expires_at;
+        let connection = self.make(attach, outlet, &streams);
+        on_made(&connection);
+        if self.is_draining() {
+            return Err(AttachError::Draining);
+        }
+        self.register(&connection, &streams);
+        let degraded = self.announce(&connection, &streams).await;
+        let opened = match self.open(&connection, &streams, &resume).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.detach(&connection);
+                return Err(error);
+            }
+        };
+        if !self.greet(&connection, &streams, &resume, &opened, degraded) {
+            // It may have gone before its announce had landed: take that back, too.
+            self.detach(&connection);
+            self.keeper.withdraw(connection.member(&self.node));
+            return Err(AttachError::Ended);
+        }
+        self.pulse.expires(expires_at, connection.id);
+        self.metrics.attached.inc();
+        self.metrics.attach_seconds.observe(started.elapsed().as_secs_f64());
+        self.catch_up(&connection, streams, &opened);
+        Ok(connection)
+    }
+
+    fn streams_of(&self, attach: &Attach) -> Result<Vec<Stream>, AttachError> {
+        let mut topics = attach.hello.topics.clone();
+        topics.sort_unstable();
+        topics.dedup();
+        let (limit, got) = (self.settings.max_topics, topics.len());
+        if got > limit {
+            return Err(AttachError::TooManyTopics { limit, got });
+        }
+        if let Some(topic) = topics.iter().find(|topic| !may_follow(&attach.claims, topic)) {
+            return Err(AttachError::TopicForbidden(topic.clone()));
+        }
+        let own = [Stream::User(attach.claims.user.clone()), Stream::Everyone];
+        Ok(own.into_iter().chain(topics.into_iter().map(Stream::Topic)).collect())
+    }
+
+    fn make(
+        self: &Arc<Self>,
+        attach: Attach,
+        outlet: Arc<dyn Outlet>,
+        streams: &[Stream],
+    ) -> Arc<Connection> {
+        let now = self.clock.now();
+        let Attach { claims, hello, peer } = attach;
+        let mut session = Session::new(hello.device.clone(), self.settings.window, self.settings.rules);
+        streams.iter().for_each(|stream| session.follow(stream.clone()));
+        let new = New {
+            id: ConnectionId::new(now, rand::rng().random()),
+            claims,
+            device: hello.device,
+            ack_mode: hello.ack,
+            json_pings: hello.ping,
+            peer,
+            connected_at: now,
+            session,
+        };
+        Connection::new(new, outlet, Arc::downgrade(self))
+    }
+
+    fn register(self: &Arc<Self>, connection: &Arc<Connection>, streams: &[Stream]) {
+        let same_device = self.hub.insert(Arc::clone(connection));
+        self.metrics.connections.set(i64::try_from(self.hub.len()).unwrap_or(i64::MAX));
+        for other in same_device {
+            let older = if other.id < connection.id { &other } else { connection };
+            older.bye(CloseCode::Displaced, None);
+        }
+        for stream in streams {
+            if let Stream::Topic(topic) = stream {
+                self.hub.follow(connection, topic);
+            }
+        }
+        self.cursors.seen(&connection.user, self.clock.now());
+    }
+
+    /// Announces the connection and its topics, and waits for presence to say so. Without presence the
+    /// connection is served all the same: this node is blind then, and says so. Returns whether it is degraded.
+    async fn announce(self: &Arc<Self>, connection: &Arc<Connection>, streams: &[Stream]) -> bool {
+        let member = connection.member(&self.node);
+        let topics = streams.iter().filter_map(|stream| match stream {
+            Stream::Topic(topic) => Some(topic.clone()),
+            Stream::User(_) | Stream::Everyone => None,
+        });
+        let topics: Vec<TopicName> = topics.collect();
+        let routes = async {
+            match topics.is_empty() {
+                true => Ok(()),
+                false => self.announce_topics(&topics).await,
+            }
+        };
+        let (announced, routed) = tokio::join!(self.announces.call(0, member), routes);
+        match announced {
+            Ok(Ok(others)) => self.displace_elsewhere(connection, others),
+            Ok(Err(error)) => self.go_blind(&error),
+            Err(_) => self.go_blind(&"too many announces are waiting"),
+        }
+        if let Err(error) = routed {
+            self.go_blind(&error);
+        }
+        self.is_degraded()
+    }
+
+    /// Of two connections of one device the newer stays, whichever node holds it.
+    pub(super) fn displace_elsewhere(self: &Arc<Self>, connection: &Arc<Connection>, others: Vec<Member>) {
+        let same_device = |other: &Member| other.device.is_some() && other.device == connection.device;
+        for other in others.into_iter().filter(same_device).filter(|other| other.node != self.node) {
+            if other.connection > connection.id {
+                connection.bye(CloseCode::Displaced, None);
+                return;
+            }
+            self.ask_to_displace(other);
+        }
+    }
+
+    fn ask_to_displace(self: &Arc<Self>, other: Member) {
+        let delivery = Arc::clone(self);
+        self.tracker.spawn(async move {
+            let ask = Ask::Displace { connection: other.connection.to_string() };
+            let body = serde_json::to_vec(&ask).expect("a control request has text keys only").into();
+            if let Err(error) = delivery.broker.request(&other.node, body, DISPLACE_DEADLINE).await {
+                // Its node is dead, or will be asked again when the device's presence is announced next.
+                debug!(%error, node.id = %other.node, connection.id = %other.connection, "displaced connection not closed");
+            }
+        });
+    }
+
+    pub(super) async fn open(
+        &self,
+        connection: &Connection,
+        streams: &[Stream],
+        resume: &[Option<ResumeAt>],
+    ) -> Result<Vec<Opened>, AttachError> {
+        let open = |(stream, resume): (&Stream, &Option<ResumeAt>)| Open {
+            user: connection.user.clone(),
+            device: connection.device.clone(),
+            stream: stream.clone(),
+            resume: resume.map(|at| Resume { epoch: Some(at.epoch), seq: at.seq }),
+        };
+        let asked: Vec<_> =
+            streams.iter().zip(resume).map(open).map(|open| self.opens.queue(0, open)).collect();
+        let mut opened = Vec::with_capacity(asked.len());
+        for answer in asked {
+            let answer = answer.map_err(|_| AttachError::Unavailable(None))?;
+            match answer.await {
+                Ok(Ok(one)) => opened.push(one),
+                Ok(Err(InboxError::DevicesFull { limit })) => {
+                    return Err(AttachError::TooManyDevices(limit));
+                }
+                Ok(Err(error)) => return Err(AttachError::Unavailable(Some(error))),
+                Err(_) => return Err(AttachError::Unavailable(None)),
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Sends `welcome`. False if the connection has ended meanwhile.
+    fn greet(
+        &self,
+        connection: &Arc<Connection>,
+        streams: &[Stream],
+        resume: &[Option<ResumeAt>],
+        opened: &[Opened],
+        degraded: bool,
+    ) -> bool {
+        let state = |(stream, opened): (&Stream, &Opened)| {
+            StreamState::new(stream, opened.epoch, opened.head, opened.position, opened.gap_from.is_some())
+        };
+        let own = opened.first();
+        let welcome = Welcome {
+            connection: connection.id,
+            node: &self.node,
+            user: &connection.user,
+            device: connection.device.as_ref(),
+            time: self.clock.now(),
+            heartbeat_ms: u64::try_from(self.settings.heartbeat.as_millis()).unwrap_or(u64::MAX),
+            unread: own.map_or(0, |own| own.unread),
+            version: own.map_or(0, |own| own.version),
+            streams: streams.iter().zip(opened).map(state).collect(),
+            degraded,
+        };
+        connection.welcome(server::welcome(&welcome), |session| {
+            for ((stream, opened), resume) in streams.iter().zip(opened).zip(resume) {
+                session.open(stream, place(opened, resume.is_some()));
+            }
+        })
+    }
+
+    /// A stream that stands where the session starts needs no read: `open` was a snapshot, too.
+    pub(super) fn catch_up(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        streams: Vec<Stream>,
+        opened: &[Opened],
+    ) {
+        for (stream, opened) in streams.into_iter().zip(opened) {
+            if stream.is_shared() {
+                self.shared.opened(&stream, opened.epoch, opened.head);
+            }
+            if opened.position == opened.head && connection.begin_read(&stream).is_some() {
+                let page = crate::inbox::Page {
+                    epoch: opened.epoch,
+                    floor: opened.floor,
+                    head: opened.head,
+                    through: opened.head,
+                    entries: Vec::new(),
+                };
+                let (_, again) = connection.take_page(&stream, opened.position, &page, self.clock.now());
+                if !again {
+                    continue;
+                }
+            }
+            self.reader.want(connection, stream);
+        }
+    }
+
+    /// Forgets a connection. Idempotent; never waits: presence and cursors are written by their own tasks.
+    pub(super) fn detach(self: &Arc<Self>, connection: &Arc<Connection>) {
+        let topics = connection.end();
+        if !self.hub.remove(connection, &topics) {
+            return;
+        }
+        self.metrics.connections.set(i64::try_from(self.hub.len()).unwrap_or(i64::MAX));
+        connection.save_cursors(self);
+        self.cursors.seen(&connection.user, self.clock.now());
+        self.cursors.flush_soon();
+        self.keeper.withdraw(connection.member(&self.node));
+        topics.iter().filter(|topic| !self.hub.has_topic(topic)).for_each(|topic| self.shared.forget(topic));
+    }
+}
+
+/// Whether the token lists the topic.
+pub(super) fn may_follow(claims: &UserClaims, topic: &TopicName) -> bool {
+    claims.topics.iter().any(|pattern| pattern.matches(topic))
+}
+
+pub(super) fn place(opened: &Opened, resumed: bool) -> Place {
+    Place { epoch: opened.epoch, position: opened.position, acked: !resumed || opened.position == Seq(0) }
+}

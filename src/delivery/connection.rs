@@ -1,0 +1,429 @@
+//! One connection: its session, its frames, its end.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use super::Delivery;
+use super::outlet::Outlet;
+use crate::auth::UserClaims;
+use crate::domain::{ConnectionId, DeviceId, Epoch, Stream, TopicName, UnixMillis, UserId};
+use crate::hub;
+use crate::inbox::Page;
+use crate::presence;
+use crate::session::{Flow, Offered, PageView, ReadFrom, Session, Step, Verdict};
+use crate::wire::control::{ConnectionState, FollowState};
+use crate::wire::server::{self, ErrorCode};
+use crate::wire::{AckMode, ClientFrame, CloseCode, Frame, Tail};
+
+/// How many client frames may wait behind one that needs a round trip; one more gets an error.
+const WAITING_FRAMES: usize = 64;
+
+/// One attached connection. Made by [`Delivery::attach`](super::Delivery::attach).
+pub struct Connection {
+    pub(super) id: ConnectionId,
+    pub(super) user: UserId,
+    pub(super) device: Option<DeviceId>,
+    pub(super) connected_at: UnixMillis,
+    pub(super) peer: SocketAddr,
+    pub(super) ack_mode: AckMode,
+    pub(super) json_pings: bool,
+    pub(super) delivery: Weak<Delivery>,
+    outlet: Arc<dyn Outlet>,
+    state: Mutex<State>,
+    /// Pings sent since something arrived.
+    pub(super) unanswered: AtomicU8,
+    /// Whether a pong is awaited.
+    pub(super) pinged: AtomicBool,
+    /// Whether its presence is to be refreshed.
+    pub(super) alive: AtomicBool,
+}
+
+struct State {
+    session: Session,
+    claims: UserClaims,
+    phase: Phase,
+    /// Frames behind one that needs a round trip; `Some` while that is under way.
+    waiting: Option<VecDeque<ClientFrame>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Not welcomed yet: nothing may be sent.
+    Arriving,
+    Welcomed,
+    /// A `bye` is on its way or the socket is gone.
+    Ended,
+}
+
+/// What a new connection is made of.
+pub(super) struct New {
+    pub(super) id: ConnectionId,
+    pub(super) claims: UserClaims,
+    pub(super) device: Option<DeviceId>,
+    pub(super) ack_mode: AckMode,
+    pub(super) json_pings: bool,
+    pub(super) peer: SocketAddr,
+    pub(super) connected_at: UnixMillis,
+    pub(super) session: Session,
+}
+
+impl hub::Member for Connection {
+    fn id(&self) -> ConnectionId {
+        self.id
+    }
+    fn user(&self) -> &UserId {
+        &self.user
+    }
+    fn device(&self) -> Option<&DeviceId> {
+        self.device.as_ref()
+    }
+}
+
+impl Connection {
+    pub(super) fn new(new: New, outlet: Arc<dyn Outlet>, delivery: Weak<Delivery>) -> Arc<Self> {
+        Arc::new(Self {
+            id: new.id,
+            user: new.claims.user.clone(),
+            device: new.device,
+            connected_at: new.connected_at,
+            peer: new.peer,
+            ack_mode: new.ack_mode,
+            json_pings: new.json_pings,
+            delivery,
+            outlet,
+            state: Mutex::new(State {
+                session: new.session,
+                claims: new.claims,
+                phase: Phase::Arriving,
+                waiting: None,
+            }),
+            unanswered: AtomicU8::new(0),
+            pinged: AtomicBool::new(false),
+            alive: AtomicBool::new(false),
+        })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// A text frame arrived. Never waits: what needs a round trip goes on in a task, in order.
+    pub fn on_text(self: &Arc<Self>, text: &str) {
+        self.on_life();
+        match ClientFrame::parse(text, Some(&self.user)) {
+            Ok(frame) => self.on_frame(frame),
+            Err(error) => self.push(server::error(error.id, error.code, &error.message)),
+        }
+    }
+
+    /// A WebSocket pong arrived.
+    pub fn on_pong(self: &Arc<Self>) {
+        self.on_life();
+        if !self.pinged.swap(false, Ordering::AcqRel) || self.ack_mode != AckMode::Auto {
+            return;
+        }
+        let acked = self.lock().session.pong();
+        for (stream, acked) in acked {
+            self.acknowledged(&stream, acked.read);
+        }
+    }
+
+    /// The outlet takes more again.
+    pub fn on_drained(self: &Arc<Self>) {
+        let behind = self.lock().session.drained();
+        if let Some(delivery) = self.delivery.upgrade() {
+            behind.into_iter().for_each(|stream| delivery.reader.want(self, stream));
+        }
+    }
+
+    /// The socket is gone. Idempotent.
+    pub fn on_closed(self: &Arc<Self>) {
+        if let Some(delivery) = self.delivery.upgrade() {
+            delivery.detach(self);
+        }
+    }
+
+    /// Says `bye` and closes. Idempotent: the first reason counts.
+    pub fn bye(self: &Arc<Self>, code: CloseCode, reconnect_after: Option<Duration>) {
+        let Some(delivery) = self.delivery.upgrade() else {
+            return;
+        };
+        {
+            let mut state = self.lock();
+            if state.phase == Phase::Ended {
+                return;
+            }
+            state.phase = Phase::Ended;
+            let _ = self.outlet.push(server::bye(code, reconnect_after));
+        }
+        let labels = crate::metrics::delivery::ByeLabels { reason: code.reason() };
+        delivery.metrics.byes.get_or_create(&labels).inc();
+        self.outlet.close(code);
+        delivery.detach(self);
+    }
+
+    fn on_life(&self) {
+        self.unanswered.store(0, Ordering::Relaxed);
+        if !self.alive.swap(true, Ordering::AcqRel)
+            && let Some(delivery) = self.delivery.upgrade()
+        {
+            delivery.keeper.mark(self.member(&delivery.node));
+        }
+    }
+
+    fn on_frame(self: &Arc<Self>, frame: ClientFrame) {
+        match frame {
+            ClientFrame::Ack { id, stream, seq } => {
+                let acked = self.lock().session.ack(&stream, seq);
+                match acked {
+                    Ok(acked) => self.acknowledged(&stream, acked.read),
+                    Err(error) => {
+                        let code = match error {
+                            crate::session::AckError::NotFollowed => ErrorCode::NotFollowed,
+                            crate::session::AckError::AboveSent { .. } => ErrorCode::AckAboveSent,
+                        };
+                        self.push(server::error(id, code, &error.to_string()));
+                    }
+                }
+            }
+            ClientFrame::Pong => self.on_pong(),
+            ClientFrame::Ping { id } => self.push(server::pong(id)),
+            ClientFrame::Hello(hello) => {
+                self.push(server::error(hello.id, ErrorCode::UnexpectedHello, "hello was said already"));
+            }
+            slow => self.queue(slow),
+        }
+    }
+
+    /// Frames that need a round trip are done one after the other, in order.
+    fn queue(self: &Arc<Self>, frame: ClientFrame) {
+        let Some(delivery) = self.delivery.upgrade() else {
+            return;
+        };
+        let mut state = self.lock();
+        match &mut state.waiting {
+            Some(waiting) if waiting.len() >= WAITING_FRAMES => {
+                let message = format!("at most {WAITING_FRAMES} frames may wait for their answers");
+                drop(state);
+                self.push(server::error(None, ErrorCode::Unavailable, &message));
+            }
+            Some(waiting) => waiting.push_back(frame),
+            None => {
+                state.waiting = Some(VecDeque::new());
+                drop(state);
+                let connection = Arc::clone(self);
+                delivery
+                    .tracker
+                    .clone()
+                    .spawn(async move { delivery.answer_in_order(&connection, frame).await });
+            }
+        }
+    }
+
+    /// The next frame that waited; when there is none the connection is idle again.
+    pub(super) fn next_waiting(&self) -> Option<ClientFrame> {
+        let mut state = self.lock();
+        let next = state.waiting.as_mut().and_then(|waiting| waiting.pop_front());
+        if next.is_none() {
+            state.waiting = None;
+        }
+        next
+    }
+
+    fn acknowledged(self: &Arc<Self>, stream: &Stream, read: bool) {
+        let Some(delivery) = self.delivery.upgrade() else {
+            return;
+        };
+        delivery.metrics.acks.inc();
+        self.save_cursor(&delivery, stream);
+        if read {
+            delivery.reader.want(self, stream.clone());
+        }
+    }
+
+    fn save_cursor(&self, delivery: &Delivery, stream: &Stream) {
+        let Some(device) = &self.device else { return };
+        let state = self.lock();
+        let of_stream = state.session.cursors().find(|(followed, _, _)| *followed == stream);
+        if let Some((_, epoch, acked)) = of_stream {
+            delivery.cursors.moved(&self.user, device, stream, epoch, acked);
+        }
+    }
+
+    /// Every cursor, for the last flush.
+    pub(super) fn save_cursors(&self, delivery: &Delivery) {
+        let Some(device) = &self.device else { return };
+        for (stream, epoch, acked) in self.lock().session.cursors() {
+            delivery.cursors.moved(&self.user, device, stream, epoch, acked);
+        }
+    }
+
+    /// Sends a frame that is no notification.
+    pub(super) fn push(&self, frame: Frame) {
+        let mut state = self.lock();
+        if state.phase == Phase::Welcomed && self.outlet.push(frame) == Flow::Full {
+            state.session.congested();
+        }
+    }
+
+    /// Sends `welcome`, after which everything else may be sent. False if it has ended meanwhile.
+    pub(super) fn welcome(&self, frame: Frame, open: impl FnOnce(&mut Session)) -> bool {
+        let mut state = self.lock();
+        if state.phase != Phase::Arriving {
+            return false;
+        }
+        state.phase = Phase::Welcomed;
+        open(&mut state.session);
+        if self.outlet.push(frame) == Flow::Full {
+            state.session.congested();
+        }
+        true
+    }
+
+    /// Offers a pushed entry; `frame` is sent if it is the next one.
+    pub(super) fn offer(&self, stream: &Stream, epoch: Epoch, entry: Offered<'_>, frame: &Frame) -> Verdict {
+        let mut state = self.lock();
+        let verdict = state.session.offer(stream, epoch, entry);
+        if verdict == Verdict::Send && self.outlet.push(frame.clone()) == Flow::Full {
+            state.session.congested();
+        }
+        verdict
+    }
+
+    /// Sends a notification that is not stored, unless the connection is congested or not for it.
+    pub(super) fn push_unstored(&self, stream: &Stream, device: Option<&DeviceId>, frame: &Frame) -> bool {
+        let mut state = self.lock();
+        let wanted = device.is_none() || device == self.device.as_ref();
+        if !wanted
+            || state.phase != Phase::Welcomed
+            || state.session.is_congested()
+            || !state.session.follows(stream)
+        {
+            return false;
+        }
+        if self.outlet.push(frame.clone()) == Flow::Full {
+            state.session.congested();
+        }
+        true
+    }
+
+    pub(super) fn begin_read(&self, stream: &Stream) -> Option<ReadFrom> {
+        self.lock().session.begin_read(stream)
+    }
+
+    pub(super) fn read_failed(&self, stream: &Stream) {
+        self.lock().session.read_failed(stream);
+    }
+
+    /// Takes a page. Returns how many entries were sent and whether to read again at once.
+    pub(super) fn take_page(
+        &self,
+        stream: &Stream,
+        after: crate::domain::Seq,
+        page: &Page,
+        now: UnixMillis,
+    ) -> (u64, bool) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.phase != Phase::Welcomed {
+            return (0, false);
+        }
+        let offered = |entry: &'_ crate::inbox::Entry| entry.expires_at.is_some_and(|at| at <= now);
+        let entries: Vec<Offered<'_>> = page
+            .entries
+            .iter()
+            .map(|entry| Offered {
+                seq: entry.seq,
+                device: entry.device.as_ref(),
+                expired: offered(entry),
+                bytes: entry.json.len(),
+            })
+            .collect();
+        let view = PageView {
+            epoch: page.epoch,
+            floor: page.floor,
+            after,
+            head: page.head,
+            through: page.through,
+            entries: &entries,
+        };
+        let mut sent = 0;
+        let again = state.session.page(stream, view, |step| match step {
+            Step::Send(index) => {
+                sent += 1;
+                let entry = &page.entries[index];
+                self.outlet.push(server::notification(stream, Some(entry.seq), &Tail::of(&entry.json)))
+            }
+            Step::Gap { epoch, from, to } => self.outlet.push(server::gap(stream, epoch, from, to)),
+            Step::CaughtUp(through) => self.outlet.push(server::caught_up(stream, through)),
+        });
+        (sent, again)
+    }
+
+    /// Runs `change` on the session, with nothing else in between.
+    pub(super) fn with_session<R>(&self, change: impl FnOnce(&mut Session) -> R) -> R {
+        change(&mut self.lock().session)
+    }
+
+    /// Runs `change` on the claims.
+    pub(super) fn with_claims<R>(&self, change: impl FnOnce(&mut UserClaims) -> R) -> R {
+        change(&mut self.lock().claims)
+    }
+
+    /// Marks it as gone; nothing is sent any more. Returns the topics it followed.
+    pub(super) fn end(&self) -> Vec<TopicName> {
+        let mut state = self.lock();
+        state.phase = Phase::Ended;
+        let topics = state.session.status().filter_map(|(stream, _)| match stream {
+            Stream::Topic(topic) => Some(topic.clone()),
+            Stream::User(_) | Stream::Everyone => None,
+        });
+        topics.collect()
+    }
+
+    /// Whether it has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        self.lock().phase == Phase::Ended
+    }
+
+    /// How presence knows it.
+    pub(super) fn member(&self, node: &crate::domain::NodeId) -> presence::Member {
+        presence::Member {
+            user: self.user.clone(),
+            node: node.clone(),
+            connection: self.id,
+            device: self.device.clone(),
+        }
+    }
+
+    /// What operators see of it.
+    pub(super) fn describe(&self, node: &crate::domain::NodeId) -> ConnectionState {
+        let streams = self.with_session(|session| {
+            let follow = |(stream, status): (&Stream, crate::session::FollowStatus)| FollowState {
+                stream: stream.to_string(),
+                position: status.position.0,
+                unacked: status.unacked as u64,
+                state: format!("{:?}", status.phase).to_lowercase(),
+            };
+            session.status().map(follow).collect()
+        });
+        ConnectionState {
+            connection: self.id.to_string(),
+            node: node.clone(),
+            user: self.user.clone(),
+            device: self.device.clone(),
+            connected_at: self.connected_at.to_string(),
+            peer: self.peer.to_string(),
+            streams,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under this lock would leave a session that has sent less than it says: head checks heal that.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

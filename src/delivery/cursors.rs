@@ -1,0 +1,107 @@
+//! Cursors and last-seen times: merged in memory, committed every few seconds and at closes.
+//!
+//! A cursor that is lost with its node costs doubles, never a loss: clients drop them by seq.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::Delivery;
+use crate::domain::{DeviceId, Epoch, Seq, Stream, UnixMillis, UserId};
+use crate::inbox::Cursor;
+
+/// How many cursors or times go in one call.
+const GROUP: usize = 500;
+
+type Key = (UserId, DeviceId, Stream);
+
+/// What is to be committed. Bounded by the connections there were since the last commit.
+#[derive(Default)]
+pub(super) struct Cursors {
+    moved: Mutex<HashMap<Key, (Epoch, Seq)>>,
+    seen: Mutex<HashMap<UserId, UnixMillis>>,
+    soon: Notify,
+}
+
+impl Cursors {
+    /// A device has acknowledged up to `acked`.
+    pub(super) fn moved(&self, user: &UserId, device: &DeviceId, stream: &Stream, epoch: Epoch, acked: Seq) {
+        if acked == Seq(0) {
+            return;
+        }
+        let key = (user.clone(), device.clone(), stream.clone());
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        let cursor = moved.entry(key).or_insert((epoch, acked));
+        if cursor.0 != epoch || cursor.1 < acked {
+            *cursor = (epoch, acked);
+        }
+    }
+
+    /// A user was connected at `now`.
+    pub(super) fn seen(&self, user: &UserId, now: UnixMillis) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(user.clone(), now);
+    }
+
+    /// Commit soon: a device may come back elsewhere.
+    pub(super) fn flush_soon(&self) {
+        self.soon.notify_one();
+    }
+
+    fn take(&self) -> (Vec<Cursor>, Vec<(UserId, UnixMillis)>) {
+        let moved = std::mem::take(&mut *self.moved.lock().unwrap_or_else(PoisonError::into_inner));
+        let seen = std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
+        let cursor = |((user, device, stream), (epoch, acked))| Cursor { user, device, stream, epoch, acked };
+        (moved.into_iter().map(cursor).collect(), seen.into_iter().collect())
+    }
+
+    /// What was not committed waits for the next time; what moved meanwhile is kept.
+    fn put_back(&self, cursors: &[Cursor]) {
+        let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        for cursor in cursors {
+            let key = (cursor.user.clone(), cursor.device.clone(), cursor.stream.clone());
+            let now = moved.entry(key).or_insert((cursor.epoch, cursor.acked));
+            if now.0 == cursor.epoch {
+                now.1 = now.1.max(cursor.acked);
+            }
+        }
+    }
+}
+
+impl Delivery {
+    /// Commits what has moved, for ever.
+    pub(super) async fn flush_cursors(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                biased; // Only so that simulations replay.
+                () = self.cancel.cancelled() => return,
+                () = self.cursors.soon.notified() => {
+                    // A few more may close with it.
+                    tokio::time::sleep(self.settings.gap_grace).await;
+                }
+                () = tokio::time::sleep(self.settings.cursor_flush) => {}
+            }
+            self.commit_cursors().await;
+        }
+    }
+
+    /// Commits once. Returns how many cursors could not be committed.
+    pub(super) async fn commit_cursors(&self) -> usize {
+        let (cursors, seen) = self.cursors.take();
+        let mut failed = 0;
+        for group in cursors.chunks(GROUP) {
+            if let Err(error) = self.inbox.commit(group.to_vec()).await {
+                failed += group.len();
+                self.cursors.put_back(group);
+                warn!(%error, "{} cursors were not committed and are tried again", group.len());
+            }
+        }
+        for group in seen.chunks(GROUP) {
+            if let Err(error) = self.inbox.seen(group.to_vec()).await {
+                warn!(%error, "last-seen times were not written");
+            }
+        }
+        failed
+    }
+}

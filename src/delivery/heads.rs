@@ -1,0 +1,120 @@
+//! Head checks: the positions of this node's sessions beside the heads in the inbox.
+//!
+//! Whatever the broker, presence or this node lost on the way is found here. All streams are gone
+//! through in each round, a tenth at a time, so that a round costs no burst.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::Delivery;
+use super::connection::Connection;
+use crate::broker::Health;
+use crate::domain::{ConnectionId, Epoch, Seq, Stream};
+
+/// Into how many parts a round is divided.
+const SLICES: u64 = 10;
+/// How many streams are asked for in one call.
+const GROUP: usize = 500;
+
+impl Delivery {
+    /// Checks heads, for ever: at the usual pace, faster while blind or without a broker, and in one
+    /// quicker round after something came back.
+    pub(super) async fn check_heads(self: Arc<Self>) {
+        let (mut slice, mut quick) = (0, 0);
+        let parts = u32::try_from(SLICES).unwrap_or(1);
+        let mut due = Instant::now() + self.round(false) / parts;
+        loop {
+            tokio::select! {
+                biased; // Only so that simulations replay.
+                () = self.cancel.cancelled() => return,
+                () = tokio::time::sleep_until(due) => {
+                    self.check_slice(slice).await;
+                    slice = (slice + 1) % SLICES;
+                    quick = u64::saturating_sub(quick, 1);
+                    due = Instant::now() + self.round(quick > 0) / parts;
+                }
+                () = self.check_soon.notified() => {
+                    // Never later than planned, however often this comes.
+                    quick = SLICES + 1;
+                    due = due.min(Instant::now() + self.round(true) / parts);
+                }
+            }
+        }
+    }
+
+    fn round(&self, quick: bool) -> Duration {
+        let settings = &self.settings;
+        if self.keeper.is_blind() || *self.broker.health().borrow() != Health::Up {
+            settings.blind_check
+        } else if quick {
+            settings.recovery_check
+        } else {
+            settings.head_check
+        }
+    }
+
+    async fn check_slice(self: &Arc<Self>, slice: u64) {
+        let mut asked: HashMap<Stream, HashMap<ConnectionId, Seq>> = HashMap::new();
+        for connection in self.hub.all() {
+            if spread(connection.id) % SLICES == slice {
+                note(&mut asked, &connection);
+            }
+        }
+        let shared = if slice == 0 { self.shared.positions() } else { Vec::new() };
+        shared.into_iter().for_each(|(stream, _)| {
+            asked.entry(stream).or_default();
+        });
+        let mut streams: Vec<Stream> = asked.keys().cloned().collect();
+        streams.sort_unstable();
+        for group in streams.chunks(GROUP) {
+            match self.inbox.heads(group).await {
+                Ok(heads) => {
+                    for (stream, head) in group.iter().zip(heads) {
+                        self.take_head(stream, head.epoch, head.head, &asked[stream]);
+                    }
+                }
+                Err(error) => debug!(%error, "heads were not compared; the next round tries again"),
+            }
+        }
+    }
+
+    /// `stream` stands at `head`; `before` are positions from before it was asked for.
+    pub(super) fn take_head(
+        self: &Arc<Self>,
+        stream: &Stream,
+        epoch: Epoch,
+        head: Seq,
+        before: &HashMap<ConnectionId, Seq>,
+    ) {
+        if stream.is_shared() {
+            self.take_shared_head(stream, epoch, head);
+        }
+        let behind = |connection: &Arc<Connection>| {
+            let before = before.get(&connection.id).copied().unwrap_or_default();
+            // The node reads a shared stream's gap once for all; a session reads only what it alone missed.
+            let wait = stream.is_shared() && connection.with_session(|session| session.is_live(stream));
+            !wait && connection.with_session(|session| session.head(stream, epoch, head, before))
+        };
+        for connection in self.hub.readers(stream).into_iter().filter(behind) {
+            self.metrics.head_repairs.inc();
+            self.reader.want(&connection, stream.clone());
+        }
+    }
+}
+
+fn note(asked: &mut HashMap<Stream, HashMap<ConnectionId, Seq>>, connection: &Arc<Connection>) {
+    connection.with_session(|session| {
+        for (stream, status) in session.status() {
+            asked.entry(stream.clone()).or_default().insert(connection.id, status.position);
+        }
+    });
+}
+
+/// Spreads connections over slots: their random bits, mixed.
+pub(super) fn spread(id: ConnectionId) -> u64 {
+    id.as_u64().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
+}

@@ -1,0 +1,136 @@
+//! Envelopes: what other nodes and this node's own publishers send, offered to sessions.
+//!
+//! Entries of users are offered at once, from whichever task brings them; items of shared streams go
+//! through one task, which keeps each stream's order and its tail.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use super::Delivery;
+use crate::domain::{DeviceId, NodeId, Stream, UnixMillis};
+use crate::routing::Local;
+use crate::session::{Offered, Verdict};
+use crate::wire::envelope::{EntryRef, Item};
+use crate::wire::{Frame, Tail, server};
+
+/// Through which publishers of this node reach its connections.
+pub(super) struct LocalDoor(pub(super) Weak<Delivery>);
+
+impl Local for LocalDoor {
+    fn deliver(&self, item: Item) {
+        if let Some(delivery) = self.0.upgrade() {
+            match item {
+                // The origin serves its own connections here, not when its envelope comes back.
+                Item::Unstored { tail, recipients, .. } => delivery.give_unstored(&tail, &recipients),
+                item => delivery.take_item(item),
+            }
+        }
+    }
+}
+
+impl Delivery {
+    /// Takes what the broker brings.
+    pub(super) async fn take_envelopes(self: Arc<Self>, mut envelopes: mpsc::Receiver<Bytes>) {
+        loop {
+            let arrived = tokio::select! {
+                biased; // Only so that simulations replay.
+                () = self.cancel.cancelled() => return,
+                arrived = envelopes.recv() => arrived,
+            };
+            let Some(envelope) = arrived else { return };
+            self.take_envelope(envelope);
+        }
+    }
+
+    fn take_envelope(self: &Arc<Self>, mut envelope: Bytes) {
+        loop {
+            match Item::decode(&mut envelope) {
+                Ok(Some(Item::Unstored { tail, origin, recipients })) => {
+                    if origin != self.node {
+                        self.give_unstored(&tail, &recipients);
+                    }
+                }
+                Ok(Some(item)) => self.take_item(item),
+                Ok(None) => return,
+                Err(error) => {
+                    self.metrics.damaged_envelopes.inc();
+                    warn!(%error, "an envelope cannot be read; head checks bring its entries");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn take_item(self: &Arc<Self>, item: Item) {
+        match item {
+            Item::Stored { tail, expires_at, entries } => {
+                for entry in entries {
+                    match entry.stream.is_shared() {
+                        true => self.queue_shared(tail.clone(), expires_at, entry),
+                        false => self.offer(&tail, expires_at, &entry),
+                    }
+                }
+            }
+            Item::Unstored { tail, recipients, .. } => self.give_unstored(&tail, &recipients),
+            Item::Heads(heads) => {
+                for (stream, epoch, head) in heads {
+                    self.take_head(&stream, epoch, head, &HashMap::new());
+                }
+            }
+            Item::Blind { node, for_ms } => self.hear_blind(node, for_ms),
+        }
+    }
+
+    fn hear_blind(&self, node: NodeId, for_ms: u32) {
+        if node != self.node {
+            self.router.blind().set(node, std::time::Duration::from_millis(u64::from(for_ms)));
+        }
+    }
+
+    /// Offers one entry to every session that it goes to.
+    pub(super) fn offer(self: &Arc<Self>, tail: &Tail, expires_at: Option<UnixMillis>, entry: &EntryRef) {
+        let readers = self.hub.readers(&entry.stream);
+        if readers.is_empty() {
+            return;
+        }
+        let expired = expires_at.is_some_and(|at| at <= self.clock.now());
+        if expired {
+            self.metrics.expired.inc();
+        }
+        let offered = Offered { seq: entry.seq, device: entry.device.as_ref(), expired, bytes: tail.len() };
+        let frame = server::notification(&entry.stream, Some(entry.seq), tail);
+        let mut sent = 0;
+        for connection in readers {
+            match connection.offer(&entry.stream, entry.epoch, offered, &frame) {
+                Verdict::Send => {
+                    sent += 1;
+                    self.ask_for_ack(&connection);
+                }
+                Verdict::Skip => {
+                    self.metrics.duplicates.inc();
+                }
+                Verdict::Held => {
+                    self.metrics.lagged.inc();
+                }
+                Verdict::Read => {
+                    self.reader.want_later(&connection, entry.stream.clone(), self.settings.gap_grace)
+                }
+            }
+        }
+        self.metrics.delivered.inc_by(sent);
+    }
+
+    fn give_unstored(&self, tail: &Tail, recipients: &[(Stream, Option<DeviceId>)]) {
+        for (stream, device) in recipients {
+            let frame: Frame = server::notification(stream, None, tail);
+            let readers = self.hub.readers(stream);
+            let given =
+                readers.iter().filter(|connection| connection.push_unstored(stream, device.as_ref(), &frame));
+            self.metrics.delivered.inc_by(given.count() as u64);
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! The keeper of presence: what really answered is refreshed, what has gone is withdrawn, and the node
+//! says so when it cannot.
+//!
+//! A node that cannot refresh its presence is **blind**: others may not find its connections any more, so
+//! it says so by broadcast, again and again, and checks heads every second or so. When presence is back,
+//! or has forgotten this node, everything is announced again, *then* heads are checked.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::Delivery;
+use crate::broker::Destination;
+use crate::domain::TopicName;
+use crate::presence::{Lease, Member, NodeLease, PresenceError};
+use crate::wire::envelope::Item;
+
+/// How often marks are written: one pipeline each time.
+const FLUSH: Duration = Duration::from_millis(1_000);
+/// How often a blind node says so, and for how long it is believed.
+const BLIND_EVERY: Duration = Duration::from_millis(1_000);
+const BLIND_LASTS_MS: u32 = 5_000;
+/// How many members go in one call.
+const GROUP: usize = 500;
+
+/// What is to be told to presence.
+pub(super) struct Keeper {
+    lease: Mutex<NodeLease>,
+    marks: Mutex<Vec<Member>>,
+    gone: Mutex<Vec<Member>>,
+    blind: AtomicBool,
+    /// Announce everything again.
+    all: AtomicBool,
+}
+
+/// Why presence does not know a connection or topic of this node.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum Unannounced {
+    /// Presence does not answer.
+    #[error("{0}")]
+    Presence(#[from] Arc<PresenceError>),
+    /// Too many announces are waiting, or the node is ending.
+    #[error("too many announces are waiting")]
+    TooMany,
+}
+
+/// Why this node does not have its lease.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// Another living node has the same id.
+    #[error(
+        "another node with id {node:?} is running (it has the lease for {remaining:?} more): give each node its own node.id"
+    )]
+    Held {
+        /// The id.
+        node: String,
+        /// How long the other's lease lasts if it is not refreshed.
+        remaining: Duration,
+    },
+    /// Presence does not answer.
+    #[error(transparent)]
+    Presence(#[from] PresenceError),
+}
+
+impl Keeper {
+    pub(super) fn new(lease: NodeLease) -> Self {
+        Self {
+            lease: Mutex::new(lease),
+            marks: Mutex::default(),
+            gone: Mutex::default(),
+            blind: AtomicBool::new(false),
+            all: AtomicBool::new(false),
+        }
+    }
+
+    /// The connection answered: refresh it with the next batch. At most once between two batches.
+    pub(super) fn mark(&self, member: Member) {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(member);
+    }
+
+    /// The connection has gone.
+    pub(super) fn withdraw(&self, member: Member) {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(member);
+    }
+
+    pub(super) fn is_blind(&self) -> bool {
+        self.blind.load(Ordering::Acquire)
+    }
+
+    fn take(list: &Mutex<Vec<Member>>) -> Vec<Member> {
+        std::mem::take(&mut *list.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn lease(&self, connections: u64, draining: bool) -> NodeLease {
+        let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
+        lease.connections = connections;
+        lease.draining = draining;
+        lease.clone()
+    }
+}
+
+impl Delivery {
+    /// Takes the node's lease: a dead namesake's is waited out for at most one lease time, a living one's is refused.
+    ///
+    /// # Errors
+    /// [`LeaseError::Held`] when another node keeps refreshing it.
+    pub async fn claim_lease(&self) -> Result<(), LeaseError> {
+        let deadline = Instant::now() + self.settings.lease_ttl + Duration::from_secs(1);
+        loop {
+            let lease = self.keeper.lease(0, false);
+            match self.presence.lease(&lease, self.settings.lease_ttl, true).await? {
+                Lease::Kept | Lease::Renewed => return Ok(()),
+                Lease::Held { remaining, .. } if Instant::now() + remaining > deadline => {
+                    return Err(LeaseError::Held { node: self.node.to_string(), remaining });
+                }
+                Lease::Held { remaining, .. } => {
+                    info!(node.id = %self.node, "the lease of an earlier run is waited out for {remaining:?}");
+                    tokio::time::sleep(remaining + Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    /// Refreshes the lease three times in its life, for ever.
+    pub(super) async fn keep_lease(self: Arc<Self>) {
+        loop {
+            let jitter = rand::rng().random_range(0.8..1.0);
+            tokio::select! {
+                biased; // Only so that simulations replay.
+                () = self.cancel.cancelled() => return,
+                () = tokio::time::sleep((self.settings.lease_ttl / 3).mul_f64(jitter)) => {}
+            }
+            let lease = self.keeper.lease(self.hub.len() as u64, self.is_draining());
+            match self.presence.lease(&lease, self.settings.lease_ttl, false).await {
+                Ok(Lease::Kept) => {}
+                Ok(Lease::Renewed) => {
+                    warn!(node.id = %self.node, "presence has forgotten this node: everything is announced again");
+                    self.keeper.all.store(true, Ordering::Release);
+                }
+                Ok(Lease::Held { .. }) => {
+                    warn!(node.id = %self.node, "another node has taken this node's id: give each node its own node.id");
+                }
+                Err(error) => self.go_blind(&error),
+            }
+        }
+    }
+
+    /// Writes marks and goodbyes, for ever.
+    pub(super) async fn keep_presence(self: Arc<Self>) {
+        let mut said = Instant::now();
+        let mut topics_at = Instant::now();
+        loop {
+            tokio::select! {
+                biased; // Only so that simulations replay.
+                () = self.cancel.cancelled() => return,
+                () = tokio::time::sleep(FLUSH.mul_f64(rand::rng().random_range(0.9..1.1))) => {}
+            }
+            if self.keeper.is_blind() {
+                if said.elapsed() >= BLIND_EVERY {
+                    self.say_blind(BLIND_LASTS_MS);
+                    said = Instant::now();
+                }
+                self.try_to_see().await;
+            } else if self.keeper.all.swap(false, Ordering::AcqRel) {
+                if self.announce_all().await {
+                    self.check_heads_soon();
+                }
+            } else {
+                let topics = topics_at.elapsed() >= self.settings.presence_ttl / 4;
+                if topics {
+                    topics_at = Instant::now();
+                }
+                self.write_marks(topics).await;
+            }
+        }
+    }
+
+    async fn write_marks(self: &Arc<Self>, with_topics: bool) {
+        let gone = Keeper::take(&self.keeper.gone);
+        let ended: HashSet<_> = gone.iter().map(|member| member.connection).collect();
+        if !gone.is_empty()
+            && let Err(error) = self.presence.withdraw(&gone).await
+        {
+            // What could not be withdrawn runs out by itself.
+            self.go_blind(&error);
+        }
+        let marks = Keeper::take(&self.keeper.marks);
+        let still_here = |member: &Member| {
+            let connection = self.hub.get(member.connection);
+            connection.is_some_and(|connection| connection.alive.swap(false, Ordering::AcqRel))
+        };
+        let marks: Vec<Member> =
+            marks.into_iter().filter(|one| !ended.contains(&one.connection)).filter(still_here).collect();
+        let topics = if with_topics { self.hub.topics() } else { Vec::new() };
+        if let Err(error) = self.refresh(&marks, &topics).await {
+            self.go_blind(&error);
+        }
+    }
+
+    async fn refresh(&self, members: &[Member], topics: &[TopicName]) -> Result<(), PresenceError> {
+        let ttl = self.jittered_ttl();
+        for group in members.chunks(GROUP) {
+            self.presence.refresh(group, &[], &self.node, ttl).await?;
+        }
+        for group in topics.chunks(GROUP) {
+            self.presence.refresh(&[], group, &self.node, ttl).await?;
+        }
+        Ok(())
+    }
+
+    /// So that what was announced together does not run out together.
+    fn jittered_ttl(&self) -> Duration {
+        self.settings.presence_ttl.mul_f64(rand::rng().random_range(1.0..1.1))
+    }
+
+    /// Announces topics, and waits until presence says so.
+    pub(super) async fn announce_topics(&self, topics: &[TopicName]) -> Result<(), Unannounced> {
+        let asked: Vec<_> = topics.iter().map(|topic| self.routes.queue(0, topic.clone())).collect();
+        for answer in asked {
+            match answer.map_err(|_| Unannounced::TooMany)?.await {
+                Ok(announced) => announced?,
+                Err(_) => return Err(Unannounced::TooMany),
+            }
+        }
+        Ok(())
+    }
+
+    /// This node cannot refresh its presence. Idempotent.
+    pub(super) fn go_blind(self: &Arc<Self>, why: &dyn std::fmt::Display) {
+        if !self.keeper.blind.swap(true, Ordering::AcqRel) {
+            self.metrics.blind.set(1);
+            warn!(node.id = %self.node, error = %why, "presence is away: this node is blind, and checks heads often");
+            self.say_blind(BLIND_LASTS_MS);
+            self.check_heads_soon();
+        }
+    }
+
+    fn say_blind(&self, for_ms: u32) {
+        let item = Item::Blind { node: self.node.clone(), for_ms };
+        // If the broker is away, too, others cannot reach this node anyhow, and head checks go on.
+        let _ = self.broker.send(Destination::All, item.encode());
+    }
+
+    async fn try_to_see(self: &Arc<Self>) {
+        if !self.announce_all().await {
+            return;
+        }
+        self.keeper.blind.store(false, Ordering::Release);
+        self.metrics.blind.set(0);
+        self.say_blind(0);
+        info!(node.id = %self.node, "presence is back: everything is announced again");
+        self.check_heads_soon();
+    }
+
+    /// Announces the lease, every connection and every topic anew. Returns whether presence took it all.
+    async fn announce_all(self: &Arc<Self>) -> bool {
+        let lease = self.keeper.lease(self.hub.len() as u64, self.is_draining());
+        if self.presence.lease(&lease, self.settings.lease_ttl, false).await.is_err() {
+            return false;
+        }
+        let members: Vec<Member> =
+            self.hub.all().iter().map(|connection| connection.member(&self.node)).collect();
+        for group in members.chunks(GROUP) {
+            match self.presence.announce(group, self.jittered_ttl()).await {
+                // Devices may have come to other nodes while nobody could see it.
+                Ok(others) => self.displace_found(group, others),
+                Err(_) => return false,
+            }
+        }
+        self.refresh(&[], &self.hub.topics()).await.is_ok()
+    }
+
+    fn displace_found(self: &Arc<Self>, group: &[Member], others: Vec<Vec<Member>>) {
+        for (member, others) in group.iter().zip(others) {
+            if let Some(connection) = self.hub.get(member.connection) {
+                self.displace_elsewhere(&connection, others);
+            }
+        }
+    }
+
+    /// At the end: takes everything back and gives the lease up. What fails runs out by itself.
+    pub(super) async fn leave_presence(&self) {
+        let gone = Keeper::take(&self.keeper.gone);
+        let left = self.presence.withdraw(&gone).await;
+        let lease = self.keeper.lease(0, true);
+        let released = self.presence.release(&lease.node, &lease.boot).await;
+        if let Err(error) = left.and(released) {
+            warn!(%error, "presence was not withdrawn; it runs out by itself");
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Delivery: brings what is in the inbox to the connections of this node, and heals what was missed.
+//!
+//! Owns the order that loses nothing (**register in the hub, announce presence and wait for it, then
+//! read the inbox**), the reads that close gaps, head checks, heartbeats, presence refreshes and
+//! cursors. It speaks to connections only through an [`outlet::Outlet`], and must never append.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `attach` | a new connection: registered, announced, opened, welcomed |
+//! | `connection` | one connection: its session, its frames, its end |
+//! | `requests` | client frames that need a round trip: subscribe, unsubscribe, refresh |
+//! | `intake` | envelopes: offered to sessions |
+//! | `shared` | topics and everyone: one position and a small tail a node |
+//! | `reader` | reads that close gaps, batched |
+//! | `heads` | compares positions with the inbox |
+//! | `pulse` | heartbeats, token expiry |
+//! | `keeper` | presence refreshed, blind spells, lease |
+//! | `cursors` | acks and last-seen times, merged and committed |
+//! | `control` | what other nodes ask |
+//! | `drain` | the end, in order |
+
+mod attach;
+mod connection;
+mod control;
+mod cursors;
+mod drain;
+mod heads;
+mod intake;
+mod keeper;
+pub mod outlet;
+mod pulse;
+mod reader;
+mod requests;
+mod shared;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::UserTokens;
+use crate::batch::{Batcher, Shape};
+use crate::broker::{Broker, Health, Inlets};
+use crate::clock::Clock;
+use crate::domain::{NodeId, TopicName};
+use crate::hub::Hub;
+use crate::inbox::{Inbox, InboxError, Open, Opened};
+use crate::metrics::delivery::DeliveryMetrics;
+use crate::presence::{Member, NodeLease, Presence, PresenceError};
+use crate::routing::{Local, Router};
+use crate::session::{Rules, Window};
+
+pub use attach::{Attach, AttachError};
+pub use connection::Connection;
+pub use drain::DrainReport;
+pub use keeper::LeaseError;
+
+/// How delivery works.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// How often each connection is pinged.
+    pub heartbeat: Duration,
+    /// How long an announced connection is believed in; at least three heartbeats.
+    pub presence_ttl: Duration,
+    /// How long the node's lease lasts.
+    pub lease_ttl: Duration,
+    /// What may be unacknowledged, for each stream of each connection.
+    pub window: Window,
+    /// How many entries a page has at most.
+    pub page_entries: u32,
+    /// How often the heads of all streams are compared.
+    pub head_check: Duration,
+    /// The same while this node is blind or without a broker.
+    pub blind_check: Duration,
+    /// Over how long the check after an outage is spread.
+    pub recovery_check: Duration,
+    /// How long a gap is given to close by itself.
+    pub gap_grace: Duration,
+    /// How often merged cursors are committed.
+    pub cursor_flush: Duration,
+    /// How many topics a connection may follow.
+    pub max_topics: usize,
+    /// The rules that hold ([`Rules::SOUND`] but in simulations).
+    pub rules: Rules,
+}
+
+/// Delivers to the connections of one node.
+pub struct Delivery {
+    pub(crate) node: NodeId,
+    settings: Settings,
+    clock: Clock,
+    hub: Hub<Connection>,
+    inbox: Arc<dyn Inbox>,
+    presence: Arc<dyn Presence>,
+    broker: Arc<dyn Broker>,
+    router: Arc<Router>,
+    tokens: Arc<UserTokens>,
+    metrics: DeliveryMetrics,
+    tracker: TaskTracker,
+    cancel: CancellationToken,
+    opens: Batcher<Open, Result<Opened, InboxError>>,
+    announces: Batcher<Member, Result<Vec<Member>, Arc<PresenceError>>>,
+    routes: Batcher<TopicName, Result<(), Arc<PresenceError>>>,
+    shared: shared::SharedStreams,
+    reader: reader::Reader,
+    cursors: cursors::Cursors,
+    keeper: keeper::Keeper,
+    pulse: pulse::Pulse,
+    check_soon: Notify,
+    draining: AtomicBool,
+}
+
+/// What delivery is made of.
+pub struct Parts {
+    /// This node.
+    pub node: NodeId,
+    /// How it works.
+    pub settings: Settings,
+    /// The time.
+    pub clock: Clock,
+    /// The truth.
+    pub inbox: Arc<dyn Inbox>,
+    /// Who is where.
+    pub presence: Arc<dyn Presence>,
+    /// To other nodes.
+    pub broker: Arc<dyn Broker>,
+    /// Who else is blind; also told of this node's connections.
+    pub router: Arc<Router>,
+    /// For refreshed tokens.
+    pub tokens: Arc<UserTokens>,
+    /// What is counted.
+    pub metrics: DeliveryMetrics,
+    /// Owns the tasks.
+    pub tracker: TaskTracker,
+    /// Ends them.
+    pub cancel: CancellationToken,
+}
+
+impl Delivery {
+    /// Puts it together; nothing runs before [`Delivery::run`]. `lease` describes this node.
+    pub fn new(parts: Parts, lease: NodeLease) -> Arc<Self> {
+        let Parts { tracker, cancel, inbox, presence, settings, .. } = &parts;
+        let shape = Shape { lanes: 1, bound: 65_536, group: 64, workers: 4 };
+        let opens = {
+            let inbox = Arc::clone(inbox);
+            Batcher::start(shape, tracker, cancel, move |requests| {
+                let inbox = Arc::clone(&inbox);
+                async move { inbox.open(requests).await }
+            })
+        };
+        let shape = Shape { group: 500, workers: 2, ..shape };
+        let announces = {
+            let (presence, ttl) = (Arc::clone(presence), settings.presence_ttl);
+            Batcher::start(shape, tracker, cancel, move |members: Vec<Member>| {
+                let presence = Arc::clone(&presence);
+                async move { each(members.len(), presence.announce(&members, ttl).await) }
+            })
+        };
+        let routes = {
+            let (presence, ttl, node) = (Arc::clone(presence), settings.presence_ttl, parts.node.clone());
+            Batcher::start(shape, tracker, cancel, move |topics: Vec<TopicName>| {
+                let (presence, node) = (Arc::clone(&presence), node.clone());
+                async move {
+                    let announced = presence.announce_topics(&topics, &node, ttl).await;
+                    each(topics.len(), announced.map(|()| vec![(); topics.len()]))
+                }
+            })
+        };
+        let router = Arc::clone(&parts.router);
+        let delivery = Arc::new(Self {
+            hub: Hub::default(),
+            shared: shared::SharedStreams::new(),
+            reader: reader::Reader::default(),
+            cursors: cursors::Cursors::default(),
+            keeper: keeper::Keeper::new(lease),
+            pulse: pulse::Pulse::default(),
+            check_soon: Notify::new(),
+            draining: AtomicBool::new(false),
+            opens,
+            announces,
+            routes,
+            node: parts.node,
+            settings: parts.settings,
+            clock: parts.clock,
+            inbox: parts.inbox,
+            presence: parts.presence,
+            broker: parts.broker,
+            router: parts.router,
+            tokens: parts.tokens,
+            metrics: parts.metrics,
+            tracker: parts.tracker,
+            cancel: parts.cancel,
+        });
+        let local: Arc<dyn Local> = Arc::new(intake::LocalDoor(Arc::downgrade(&delivery)));
+        router.attach_local(local);
+        delivery
+    }
+
+    /// Starts everything that goes on beside connections. Call once.
+    pub fn run(self: &Arc<Self>, inlets: Inlets) {
+        let Inlets { envelopes, control, .. } = inlets;
+        self.tracker.spawn(Arc::clone(self).take_envelopes(envelopes));
+        self.tracker.spawn(Arc::clone(self).take_shared());
+        self.tracker.spawn(Arc::clone(self).answer_control(control));
+        self.tracker.spawn(Arc::clone(self).read_gaps());
+        self.tracker.spawn(Arc::clone(self).check_heads());
+        self.tracker.spawn(Arc::clone(self).keep_pulse());
+        self.tracker.spawn(Arc::clone(self).keep_presence());
+        self.tracker.spawn(Arc::clone(self).keep_lease());
+        self.tracker.spawn(Arc::clone(self).flush_cursors());
+        self.tracker.spawn(Arc::clone(self).watch_broker());
+    }
+
+    /// Compare all heads soon: something was away and is back.
+    pub fn check_heads_soon(&self) {
+        self.check_soon.notify_one();
+    }
+
+    /// Whether live delivery may lag: this node is blind, or without a working broker.
+    pub fn is_degraded(&self) -> bool {
+        self.keeper.is_blind() || *self.broker.health().borrow() != Health::Up
+    }
+
+    /// Whether this node cannot refresh its presence now.
+    pub fn is_blind(&self) -> bool {
+        self.keeper.is_blind()
+    }
+
+    /// Whether it takes no new connections any more.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// How many connections are attached.
+    pub fn connections(&self) -> usize {
+        self.hub.len()
+    }
+
+    /// After the broker came back, what it lost meanwhile has to be found.
+    async fn watch_broker(self: Arc<Self>) {
+        let mut health = self.broker.health();
+        let mut was = *health.borrow_and_update();
+        loop {
+            tokio::select! {
+                biased; // Only so that simulations replay.
+                () = self.cancel.cancelled() => return,
+                changed = health.changed() => if changed.is_err() { return },
+            }
+            let now = *health.borrow_and_update();
+            if now == Health::Up && was != Health::Up {
+                self.check_heads_soon();
+            }
+            was = now;
+        }
+    }
+}
+
+/// One answer for each of a group: its own, or the failure that they share.
+fn each<T>(count: usize, answers: Result<Vec<T>, PresenceError>) -> Vec<Result<T, Arc<PresenceError>>> {
+    match answers {
+        Ok(answers) => answers.into_iter().map(Ok).collect(),
+        Err(error) => {
+            let error = Arc::new(error);
+            (0..count).map(|_| Err(Arc::clone(&error))).collect()
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The pulse: each connection is pinged once a heartbeat, and ended when it stops answering or its
+//! token runs out.
+//!
+//! One task for all connections: a heartbeat is divided into slots, and each connection has one.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Delivery;
+use super::connection::Connection;
+use super::heads::spread;
+use crate::domain::{ConnectionId, UnixMillis};
+use crate::wire::server::{self, ErrorCode};
+use crate::wire::{AckMode, CloseCode, Frame};
+
+/// Into how many slots a heartbeat is divided.
+const SLOTS: u64 = 16;
+/// How many pings may go unanswered.
+const MISSED_PINGS: u8 = 2;
+
+/// When tokens run out.
+#[derive(Default)]
+pub(super) struct Pulse {
+    expiries: Mutex<BinaryHeap<Reverse<(UnixMillis, ConnectionId)>>>,
+}
+
+impl Pulse {
+    /// The connection's token runs out then. An earlier note is seen to be out of date when it comes up.
+    pub(super) fn expires(&self, at: UnixMillis, connection: ConnectionId) {
+        self.expiries.lock().unwrap_or_else(PoisonError::into_inner).push(Reverse((at, connection)));
+    }
+
+    fn expired(&self, now: UnixMillis) -> Vec<ConnectionId> {
+        let mut expiries = self.expiries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = Vec::new();
+        while let Some(Reverse((at, connection))) = expiries.peek().copied()
+            && at <= now
+        {
+            expiries.pop();
+            due.push(connection);
+        }
+        due
+    }
+}
+
+impl Delivery {
+    /// Pings and ends, for ever.
+    pub(super) async fn keep_pulse(self: Arc<Self>) {
+        let mut slot = 0;
+        let mut tick = tokio::time::interval(self.settings.heartbeat / u32::try_from(SLOTS).unwrap_or(1));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased; // Only so that simulations replay.
+                () = self.cancel.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            self.end_expired();
+            for connection in self.hub.all() {
+                if spread(connection.id) % SLOTS == slot {
+                    self.beat(&connection);
+                } else if connection.ack_mode == AckMode::Auto {
+                    self.ask_for_late_ack(&connection);
+                }
+            }
+            slot = (slot + 1) % SLOTS;
+        }
+    }
+
+    fn end_expired(&self) {
+        let now = self.clock.now();
+        for id in self.pulse.expired(now) {
+            let Some(connection) = self.hub.get(id) else {
+                continue;
+            };
+            // Refreshed meanwhile: its new time is noted apart.
+            if connection.with_claims(|claims| claims.expires_at) <= now {
+                connection.bye(CloseCode::TokenExpired, None);
+            }
+        }
+    }
+
+    fn beat(&self, connection: &Arc<Connection>) {
+        if connection.unanswered.fetch_add(1, Ordering::Relaxed) >= MISSED_PINGS {
+            return connection.bye(CloseCode::HeartbeatTimeout, None);
+        }
+        self.ping(connection);
+        let stuck = connection.with_session(crate::session::Session::stuck);
+        for stream in stuck {
+            let message = format!("{}: acknowledge to get more", stream.client_name());
+            connection.push(server::error(None, ErrorCode::WindowFull, &message));
+        }
+    }
+
+    /// Only one pong is awaited for acks: a pong does not say which ping it answers.
+    fn ping(&self, connection: &Arc<Connection>) {
+        if !connection.pinged.swap(true, Ordering::AcqRel) {
+            connection.with_session(crate::session::Session::ping);
+        }
+        connection.push(if connection.json_pings { server::ping() } else { Frame::ping() });
+    }
+
+    /// In `ack: auto`, half a window unacknowledged asks for a pong now.
+    pub(super) fn ask_for_ack(&self, connection: &Arc<Connection>) {
+        if connection.ack_mode == AckMode::Auto
+            && connection.with_session(|session| session.unacked()) * 2 >= self.settings.window.entries
+        {
+            self.ask_for_late_ack(connection);
+        }
+    }
+
+    fn ask_for_late_ack(&self, connection: &Arc<Connection>) {
+        let owed = connection.with_session(|session| session.unacked()) > 0;
+        if owed && !connection.pinged.load(Ordering::Acquire) {
+            self.ping(connection);
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Topics and everyone: one position and a small tail for each, kept once a node.
+//!
+//! Whoever is a little behind reads the tail instead of the inbox, and a gap is read once for all.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use super::Delivery;
+use crate::domain::{Epoch, Seq, Stream, TopicName, UnixMillis};
+use crate::inbox::{Audience, Entry, Page, Read};
+use crate::metrics::delivery::ReadLabels;
+use crate::wire::Tail;
+use crate::wire::envelope::EntryRef;
+
+/// How many entries a tail holds, and how many early ones wait for a gap to close.
+const TAIL_ENTRIES: usize = 256;
+/// How many bytes of bodies a tail holds.
+const TAIL_BYTES: usize = 1 << 20;
+/// How many items of shared streams may wait for the task that orders them; more are dropped and counted.
+const INTAKE: usize = 4_096;
+
+/// An entry that arrived, with its body.
+#[derive(Debug, Clone)]
+struct Arrived {
+    tail: Tail,
+    expires_at: Option<UnixMillis>,
+    entry: EntryRef,
+}
+
+#[derive(Debug)]
+struct Shared {
+    epoch: Epoch,
+    /// The last entry that was offered to sessions.
+    position: Seq,
+    /// The last entries up to `position`, without a hole.
+    tail: VecDeque<Arrived>,
+    tail_bytes: usize,
+    /// Entries above `position + 1` that wait for those before them.
+    early: BTreeMap<Seq, Arrived>,
+    /// The highest seq known to exist.
+    known: Seq,
+    /// A read for the gap is under way.
+    reading: bool,
+}
+
+impl Shared {
+    fn new(epoch: Epoch, position: Seq) -> Self {
+        Self {
+            epoch,
+            position,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            early: BTreeMap::new(),
+            known: position,
+            reading: false,
+        }
+    }
+
+    fn append(&mut self, arrived: Arrived) {
+        self.position = arrived.entry.seq;
+        self.known = self.known.max(self.position);
+        self.tail_bytes += arrived.tail.len();
+        self.tail.push_back(arrived);
+        while self.tail.len() > TAIL_ENTRIES || self.tail_bytes > TAIL_BYTES {
+            let Some(oldest) = self.tail.pop_front() else {
+                break;
+            };
+            self.tail_bytes -= oldest.tail.len();
+        }
+    }
+
+    /// The entries after `after`, if the tail has all of them.
+    fn page(&self, after: Seq, max_entries: usize, max_bytes: usize) -> Option<Page> {
+        let first = self.tail.front()?.entry.seq;
+        if after.next() < first || after > self.position {
+            return None;
+        }
+        let skip = usize::try_from(after.0 + 1 - first.0).ok()?;
+        let (mut entries, mut bytes, mut through) = (Vec::new(), 0, self.position);
+        for arrived in self.tail.iter().skip(skip) {
+            bytes += arrived.tail.len();
+            if !entries.is_empty() && (entries.len() == max_entries || bytes > max_bytes) {
+                through = Seq(arrived.entry.seq.0 - 1);
+                break;
+            }
+            entries.push(Entry {
+                seq: arrived.entry.seq,
+                device: None,
+                expires_at: arrived.expires_at,
+                // Without the brace that ends the frame.
+                json: arrived.tail.0.slice(..arrived.tail.len() - 1),
+            });
+        }
+        Some(Page { epoch: self.epoch, floor: Seq(0), head: self.position, through, entries })
+    }
+}
+
+/// The shared streams of this node.
+pub(super) struct SharedStreams {
+    streams: Mutex<HashMap<Stream, Shared>>,
+    intake: mpsc::Sender<Arrived>,
+    arrivals: Mutex<Option<mpsc::Receiver<Arrived>>>,
+}
+
+impl SharedStreams {
+    pub(super) fn new() -> Self {
+        let (intake, arrivals) = mpsc::channel(INTAKE);
+        Self { streams: Mutex::default(), intake, arrivals: Mutex::new(Some(arrivals)) }
+    }
+
+    /// Somebody opened the stream when it stood at `head`: the node follows it from there, if not yet.
+    pub(super) fn opened(&self, stream: &Stream, epoch: Epoch, head: Seq) {
+        self.lock().entry(stream.clone()).or_insert_with(|| Shared::new(epoch, head));
+    }
+
+    /// Nobody here follows the topic any more.
+    pub(super) fn forget(&self, topic: &TopicName) {
+        self.lock().remove(&Stream::Topic(topic.clone()));
+    }
+
+    /// The streams that the node follows and where it stands in each.
+    pub(super) fn positions(&self) -> Vec<(Stream, Seq)> {
+        let streams = self.lock();
+        let mut positions: Vec<_> =
+            streams.iter().map(|(stream, shared)| (stream.clone(), shared.position)).collect();
+        positions.sort_unstable();
+        positions
+    }
+
+    /// A page from the tail, if it reaches back far enough.
+    pub(super) fn page(
+        &self,
+        stream: &Stream,
+        after: Seq,
+        max_entries: usize,
+        max_bytes: usize,
+    ) -> Option<Page> {
+        self.lock().get(stream)?.page(after, max_entries, max_bytes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Stream, Shared>> {
+        // A tail that a panic left half-changed is at worst too short.
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Delivery {
+    /// Queues an item of a shared stream for the task that orders them.
+    pub(super) fn queue_shared(&self, tail: Tail, expires_at: Option<UnixMillis>, entry: EntryRef) {
+        if self.shared.intake.try_send(Arrived { tail, expires_at, entry }).is_err() {
+            self.metrics.intake_dropped.inc();
+            self.check_heads_soon();
+        }
+    }
+
+    /// Orders what arrives for shared streams and offers it.
+    pub(super) async fn take_shared(self: Arc<Self>) {
+        let taken = self.shared.arrivals.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut arrivals) = taken else { return };
+        loop {
+            let arrived = tokio::select! {
+                biased; // Only so that simulations replay.
+                () = self.cancel.cancelled() => return,
+                arrived = arrivals.recv() => arrived,
+            };
+            let Some(arrived) = arrived else { return };
+            self.take_arrived(arrived);
+            // Each may go to thousands: let others run in between.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn take_arrived(self: &Arc<Self>, arrived: Arrived) {
+        let stream = arrived.entry.stream.clone();
+        let (in_order, read) = {
+            let mut streams = self.shared.lock();
+            let Some(shared) = streams.get_mut(&stream) else {
+                // Nobody has opened it yet: sessions that register meanwhile remember the number.
+                drop(streams);
+                return self.offer(&arrived.tail, arrived.expires_at, &arrived.entry);
+            };
+            if arrived.entry.epoch != shared.epoch {
+                *shared = Shared::new(arrived.entry.epoch, arrived.entry.seq);
+                (vec![arrived], false)
+            } else {
+                self.sort_in(shared, arrived)
+            }
+        };
+        for arrived in in_order {
+            self.offer(&arrived.tail, arrived.expires_at, &arrived.entry);
+        }
+        if read {
+            self.spawn_shared_read(stream);
+        }
+    }
+
+    /// What can be offered now, in order, and whether a gap has to be read.
+    fn sort_in(&self, shared: &mut Shared, arrived: Arrived) -> (Vec<Arrived>, bool) {
+        let seq = arrived.entry.seq;
+        if seq <= shared.position {
+            self.metrics.duplicates.inc();
+            return (Vec::new(), false);
+        }
+        shared.known = shared.known.max(seq);
+        shared.early.insert(seq, arrived);
+        if shared.early.len() > TAIL_ENTRIES {
+            shared.early.pop_last();
+        }
+        let mut in_order = Vec::new();
+        while let Some(next) = shared.early.remove(&shared.position.next()) {
+            shared.append(next.clone());
+            in_order.push(next);
+        }
+        let read = shared.known > shared.position && !std::mem::replace(&mut shared.reading, true);
+        (in_order, read)
+    }
+
+    /// The inbox says where a shared stream stands.
+    pub(super) fn take_shared_head(self: &Arc<Self>, stream: &Stream, epoch: Epoch, head: Seq) {
+        let read = {
+            let mut streams = self.shared.lock();
+            let Some(shared) = streams.get_mut(stream) else {
+                return;
+            };
+            if shared.epoch != epoch {
+                *shared = Shared::new(epoch, head);
+                false
+            } else {
+                shared.known = shared.known.max(head);
+                shared.known > shared.position && !std::mem::replace(&mut shared.reading, true)
+            }
+        };
+        if read {
+            self.metrics.head_repairs.inc();
+            self.spawn_shared_read(stream.clone());
+        }
+    }
+
+    fn spawn_shared_read(self: &Arc<Self>, stream: Stream) {
+        let delivery = Arc::clone(self);
+        self.tracker.spawn(async move {
+            tokio::time::sleep(delivery.settings.gap_grace).await;
+            while delivery.read_shared(&stream).await {}
+        });
+    }
+
+    /// Reads one page of a gap and queues it like pushed entries. Returns whether to go on.
+    async fn read_shared(self: &Arc<Self>, stream: &Stream) -> bool {
+        let after = {
+            let mut streams = self.shared.lock();
+            let Some(shared) = streams.get_mut(stream) else {
+                return false;
+            };
+            if shared.position >= shared.known {
+                shared.reading = false;
+                return false;
+            }
+            shared.position
+        };
+        self.metrics.reads.get_or_create(&ReadLabels { why: "shared" }).inc();
+        let read = Read {
+            stream: stream.clone(),
+            after,
+            audience: Audience::All,
+            max_entries: self.settings.page_entries,
+            max_bytes: self.settings.window.bytes,
+        };
+        let page = match self.inbox.read(vec![read], self.clock.now()).await {
+            Ok(mut pages) if !pages.is_empty() => pages.remove(0),
+            Ok(_) | Err(_) => {
+                self.metrics.read_failures.inc();
+                debug!("a gap of a shared stream was not read; the next head check tries again");
+                if let Some(shared) = self.shared.lock().get_mut(stream) {
+                    shared.reading = false;
+                }
+                return false;
+            }
+        };
+        self.take_shared_page(stream, after, page)
+    }
+
+    fn take_shared_page(self: &Arc<Self>, stream: &Stream, after: Seq, page: Page) -> bool {
+        let (in_order, more) = {
+            let mut streams = self.shared.lock();
+            let Some(shared) = streams.get_mut(stream) else {
+                return false;
+            };
+            if shared.epoch != page.epoch || shared.position > page.head {
+                *shared = Shared::new(page.epoch, page.head);
+                return false;
+            }
+            if shared.position < after {
+                return true;
+            }
+            let mut in_order = Vec::new();
+            for entry in page.entries {
+                if entry.seq <= shared.position {
+                    continue;
+                }
+                let reference = EntryRef {
+                    stream: stream.clone(),
+                    epoch: page.epoch,
+                    seq: entry.seq,
+                    device: entry.device,
+                };
+                let arrived =
+                    Arrived { tail: Tail::of(&entry.json), expires_at: entry.expires_at, entry: reference };
+                if shared.position.next() != arrived.entry.seq {
+                    // A hole (expired): sessions pass it by a read of their own, so the tail starts anew.
+                    shared.tail.clear();
+                    shared.tail_bytes = 0;
+                }
+                shared.append(arrived.clone());
+                in_order.push(arrived);
+            }
+            if page.through > shared.position {
+                shared.tail.clear();
+                shared.tail_bytes = 0;
+                shared.position = page.through;
+            }
+            let position = shared.position;
+            shared.early.retain(|seq, _| *seq > position);
+            while let Some(next) = shared.early.remove(&shared.position.next()) {
+                shared.append(next.clone());
+                in_order.push(next);
+            }
+            let more = page.through < page.head || shared.known > shared.position;
+            // Under the same lock, so that no arrival between here and there relies on this read.
+            shared.reading = more;
+            (in_order, more)
+        };
+        for arrived in in_order {
+            self.offer(&arrived.tail, arrived.expires_at, &arrived.entry);
+        }
+        more
+    }
+}

@@ -1,0 +1,168 @@
+//! The hub: a node's table of its own connections, and who of them a stream goes to.
+//!
+//! Owns which connection is whose and which follow which topic. Generic over the connection, of
+//! which it only knows that it can be shared. Pure: no await, no clock, no logging; its locks are
+//! held for a lookup, never while anything is sent. It must never decide what a connection gets.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::domain::{ConnectionId, DeviceId, Stream, TopicName, UserId};
+
+/// Shards of the table of users; a lookup locks one.
+const SHARDS: usize = 16;
+
+/// What the hub has to know of a connection.
+pub trait Member {
+    /// Its id.
+    fn id(&self) -> ConnectionId;
+    /// Whose it is.
+    fn user(&self) -> &UserId;
+    /// Of which device.
+    fn device(&self) -> Option<&DeviceId>;
+}
+
+/// A node's connections.
+#[derive(Debug)]
+pub struct Hub<C> {
+    users: [Mutex<HashMap<UserId, Vec<Arc<C>>>>; SHARDS],
+    topics: RwLock<HashMap<TopicName, BTreeMap<ConnectionId, Arc<C>>>>,
+    all: RwLock<BTreeMap<ConnectionId, Arc<C>>>,
+}
+
+impl<C> Default for Hub<C> {
+    fn default() -> Self {
+        Self {
+            users: std::array::from_fn(|_| Mutex::default()),
+            topics: RwLock::default(),
+            all: RwLock::default(),
+        }
+    }
+}
+
+impl<C: Member> Hub<C> {
+    /// Registers a connection. Returns the other connections of the same device, which it displaces
+    /// if it is newer than they are.
+    pub fn insert(&self, connection: Arc<C>) -> Vec<Arc<C>> {
+        let same_device = {
+            let mut shard = self.shard(connection.user());
+            let of_user = shard.entry(connection.user().clone()).or_default();
+            let same = |other: &&Arc<C>| other.device().is_some() && other.device() == connection.device();
+            let same_device = of_user.iter().filter(same).cloned().collect();
+            of_user.push(Arc::clone(&connection));
+            of_user.shrink_to_fit();
+            same_device
+        };
+        write(&self.all).insert(connection.id(), connection);
+        same_device
+    }
+
+    /// Removes exactly this connection, and from these topics. Returns whether it was there.
+    pub fn remove(&self, connection: &C, topics: &[TopicName]) -> bool {
+        {
+            let mut shard = self.shard(connection.user());
+            if let Some(of_user) = shard.get_mut(connection.user()) {
+                of_user.retain(|other| other.id() != connection.id());
+                if of_user.is_empty() {
+                    shard.remove(connection.user());
+                }
+            }
+        }
+        topics.iter().for_each(|topic| {
+            self.unfollow(connection, topic);
+        });
+        write(&self.all).remove(&connection.id()).is_some()
+    }
+
+    /// Enters a connection as a follower of a topic. Returns whether it is the node's first.
+    pub fn follow(&self, connection: &Arc<C>, topic: &TopicName) -> bool {
+        let mut topics = write(&self.topics);
+        let followers = topics.entry(topic.clone()).or_default();
+        let first = followers.is_empty();
+        followers.insert(connection.id(), Arc::clone(connection));
+        first
+    }
+
+    /// Ends that. Returns whether it was the node's last.
+    pub fn unfollow(&self, connection: &C, topic: &TopicName) -> bool {
+        let mut topics = write(&self.topics);
+        let Some(followers) = topics.get_mut(topic) else {
+            return false;
+        };
+        let there = followers.remove(&connection.id()).is_some();
+        let last = there && followers.is_empty();
+        if last {
+            topics.remove(topic);
+        }
+        last
+    }
+
+    /// The connections that a stream goes to, oldest first (a user's: in order of arrival).
+    pub fn readers(&self, stream: &Stream) -> Vec<Arc<C>> {
+        match stream {
+            Stream::User(user) => self.of_user(user),
+            Stream::Topic(topic) => {
+                read(&self.topics).get(topic).map(|all| all.values().cloned().collect()).unwrap_or_default()
+            }
+            Stream::Everyone => self.all(),
+        }
+    }
+
+    /// A user's connections.
+    pub fn of_user(&self, user: &UserId) -> Vec<Arc<C>> {
+        self.shard(user).get(user).cloned().unwrap_or_default()
+    }
+
+    /// All connections, oldest first.
+    pub fn all(&self) -> Vec<Arc<C>> {
+        read(&self.all).values().cloned().collect()
+    }
+
+    /// One connection.
+    pub fn get(&self, connection: ConnectionId) -> Option<Arc<C>> {
+        read(&self.all).get(&connection).cloned()
+    }
+
+    /// The topics that somebody here follows.
+    pub fn topics(&self) -> Vec<TopicName> {
+        let mut topics: Vec<TopicName> = read(&self.topics).keys().cloned().collect();
+        topics.sort_unstable();
+        topics
+    }
+
+    /// Whether somebody here follows a topic.
+    pub fn has_topic(&self, topic: &TopicName) -> bool {
+        read(&self.topics).contains_key(topic)
+    }
+
+    /// How many connections there are.
+    pub fn len(&self) -> usize {
+        read(&self.all).len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn shard(&self, user: &UserId) -> MutexGuard<'_, HashMap<UserId, Vec<Arc<C>>>> {
+        // FNV-1a, only to spread: the maps inside have a keyed hash of their own.
+        let spread = user.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let shard = &self.users[usize::try_from(spread % SHARDS as u64).unwrap_or(0)];
+        shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// No section under these locks can panic half-way through a change, so a poisoned one is still whole.
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

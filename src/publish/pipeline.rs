@@ -1,0 +1,128 @@
+//! One group on its way: committed, located, sent, in this order.
+
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::domain::{Notification, NotificationId, Recipient, Stream};
+use crate::inbox::{Append, Appended, FirstAnswer, Idempotency, Inbox, InboxError, Place};
+use crate::metrics::publish::PublishMetrics;
+use crate::routing::{Router, Whereabouts};
+use crate::wire::Tail;
+
+/// One notification to be committed.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) notification: Notification,
+    pub(super) recipients: Vec<Recipient>,
+    pub(super) idempotency: Option<Idempotency>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Committed {
+    Stored { id: NotificationId, online: Option<u32> },
+    Replayed { id: NotificationId, online: Option<u32> },
+    KeyReused,
+}
+
+/// Carries groups.
+pub(super) struct Pipeline {
+    pub(super) inbox: Arc<dyn Inbox>,
+    pub(super) router: Arc<Router>,
+    pub(super) metrics: PublishMetrics,
+}
+
+impl Pipeline {
+    pub(super) async fn commit(
+        &self,
+        jobs: Vec<Job>,
+        tracker: &TaskTracker,
+    ) -> Vec<Result<Committed, InboxError>> {
+        let appends = jobs.iter().map(|job| Append {
+            notification: job.notification.clone(),
+            recipients: job.recipients.clone(),
+            idempotency: job.idempotency.clone(),
+        });
+        let appended = self.inbox.append(appends.collect()).await;
+        let located = self.locate(&jobs, &appended).await;
+        let mut results = Vec::with_capacity(jobs.len());
+        for ((job, appended), whereabouts) in jobs.into_iter().zip(appended).zip(located) {
+            results.push(match appended {
+                Ok(Appended::Stored(places)) => Ok(self.stored(job, &places, &whereabouts, tracker)),
+                Ok(Appended::Replayed(first)) => Ok(self.replayed(&job, &first, &whereabouts, tracker)),
+                Ok(Appended::KeyReused) => Ok(Committed::KeyReused),
+                Err(error) => Err(error),
+            });
+        }
+        results
+    }
+
+    /// Only after the commit: who registers later than this lookup finds the entry in the inbox.
+    async fn locate(&self, jobs: &[Job], appended: &[Result<Appended, InboxError>]) -> Vec<Whereabouts> {
+        const NOBODY: &[Recipient] = &[];
+        let wanted = |(job, appended): (&'_ Job, &Result<Appended, InboxError>)| match appended {
+            Ok(Appended::Stored(_) | Appended::Replayed(_)) => job.recipients.clone(),
+            Ok(Appended::KeyReused) | Err(_) => NOBODY.to_vec(),
+        };
+        let recipients: Vec<Vec<Recipient>> = jobs.iter().zip(appended).map(wanted).collect();
+        let slices: Vec<&[Recipient]> = recipients.iter().map(Vec::as_slice).collect();
+        self.router.locate(&slices).await
+    }
+
+    fn stored(
+        &self,
+        job: Job,
+        places: &[Place],
+        whereabouts: &Whereabouts,
+        tracker: &TaskTracker,
+    ) -> Committed {
+        self.metrics.entries.inc_by(places.len() as u64);
+        let Job { notification, recipients, idempotency } = job;
+        let tail = Tail::of(&notification.json);
+        self.router.send_stored(&tail, notification.expires_at, &recipients, places, whereabouts);
+        let online = whereabouts.online(&recipients);
+        if let Some(key) = idempotency {
+            self.record_answer(key, online, tracker);
+        }
+        Committed::Stored { id: notification.id, online }
+    }
+
+    /// A replay of the key later answers what this answer said; if this is lost, it answers anew.
+    fn record_answer(&self, key: Idempotency, online: Option<u32>, tracker: &TaskTracker) {
+        let inbox = Arc::clone(&self.inbox);
+        tracker.spawn(async move {
+            if let Err(error) = inbox.answered(&key.publisher, &key.key, online).await {
+                warn!(%error, "the answer to an idempotency key was not recorded; a replay may name another online count");
+            }
+        });
+    }
+
+    /// The first request may have died between its commit and its sending: whoever missed it reads it.
+    fn replayed(
+        &self,
+        job: &Job,
+        first: &FirstAnswer,
+        whereabouts: &Whereabouts,
+        tracker: &TaskTracker,
+    ) -> Committed {
+        let (inbox, router) = (Arc::clone(&self.inbox), Arc::clone(&self.router));
+        let (recipients, whereabouts_then) = (job.recipients.clone(), whereabouts.clone());
+        tracker.spawn(async move {
+            let streams: Vec<Stream> = recipients.iter().map(|recipient| recipient.stream.clone()).collect();
+            match inbox.heads(&streams).await {
+                Ok(heads) => {
+                    let places: Vec<Place> =
+                        heads.iter().map(|head| Place { epoch: head.epoch, seq: head.head }).collect();
+                    router.send_heads(&recipients, &places, &whereabouts_then);
+                }
+                Err(error) => {
+                    warn!(%error, "a replayed request was not sent again; head checks bring its entries")
+                }
+            }
+        });
+        let online = if first.answered { first.online } else { whereabouts.online(&job.recipients) };
+        Committed::Replayed { id: first.id, online }
+    }
+}

@@ -1,0 +1,355 @@
+//! One stream of one session.
+
+use std::collections::VecDeque;
+
+use super::{AckError, Acked, Flow, Offered, PageView, Rules, Step, Verdict, Window};
+use crate::domain::{Epoch, Seq, Stream};
+
+/// Where a session starts in a stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// The stream's epoch.
+    pub epoch: Epoch,
+    /// Everything up to here is behind it.
+    pub position: Seq,
+    /// Whether the device acknowledged everything up to `position` (false where the client's own
+    /// `resume` decided: it has those entries, but may not have acknowledged them).
+    pub acked: bool,
+}
+
+/// What to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadFrom {
+    /// The entries after this seq.
+    pub after: Seq,
+    /// At most so many.
+    pub entries: usize,
+    /// At most so many bytes.
+    pub bytes: usize,
+}
+
+/// How a session stands in a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It has no place yet, or has not caught up for the first time.
+    Replaying,
+    /// Pushed entries are sent as they come.
+    Live,
+    /// An entry is missing and has to be read.
+    Gap,
+    /// The client is slower than the stream: it reads on as acks come or the socket drains.
+    Lagged,
+}
+
+/// What operators see.
+#[derive(Debug, Clone, Copy)]
+pub struct FollowStatus {
+    /// How it stands.
+    pub phase: Phase,
+    /// How far it has gone.
+    pub position: Seq,
+    /// How many entries are sent and not acknowledged.
+    pub unacked: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    seq: Seq,
+    bytes: u32,
+}
+
+/// One followed stream.
+#[derive(Debug)]
+pub(super) struct Follow {
+    stream: Stream,
+    epoch: Option<Epoch>,
+    phase: Phase,
+    /// A read is in flight.
+    reading: bool,
+    position: Seq,
+    /// The highest seq offered while not live, and the epoch it was offered in.
+    offered: Option<(Epoch, Seq)>,
+    acked: Seq,
+    /// Up to here the client has entries that it may not have acknowledged.
+    resumed: Seq,
+    /// The position when the last ping went out.
+    mark: Seq,
+    /// Sent and not acknowledged, in order. Allocates nothing while empty.
+    sent: VecDeque<Sent>,
+    sent_bytes: usize,
+    stuck: Stuck,
+}
+
+/// How long the window has been full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stuck {
+    No,
+    Noticed,
+    Told,
+}
+
+impl Follow {
+    pub(super) fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            epoch: None,
+            phase: Phase::Replaying,
+            reading: false,
+            position: Seq(0),
+            offered: None,
+            acked: Seq(0),
+            resumed: Seq(0),
+            mark: Seq(0),
+            sent: VecDeque::new(),
+            sent_bytes: 0,
+            stuck: Stuck::No,
+        }
+    }
+
+    pub(super) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    pub(super) fn open(&mut self, place: Place) {
+        if self.epoch.is_some() {
+            return;
+        }
+        self.epoch = Some(place.epoch);
+        self.position = place.position;
+        match place.acked {
+            true => self.acked = place.position,
+            false => self.resumed = place.position,
+        }
+    }
+
+    pub(super) fn offer(
+        &mut self,
+        epoch: Epoch,
+        entry: Offered<'_>,
+        mine: bool,
+        window: Window,
+        rules: Rules,
+        congested: bool,
+    ) -> Verdict {
+        if self.phase != Phase::Live {
+            self.remember(epoch, entry.seq, rules);
+            return Verdict::Held;
+        }
+        if rules.compare_epochs && self.epoch != Some(epoch) {
+            self.phase = Phase::Gap;
+            return Verdict::Read;
+        }
+        if entry.seq <= self.position {
+            return Verdict::Skip;
+        }
+        if rules.read_gaps && entry.seq > self.position.next() {
+            self.phase = Phase::Gap;
+            self.remember(epoch, entry.seq, rules);
+            return Verdict::Read;
+        }
+        if !mine || entry.expired {
+            self.position = entry.seq;
+            return Verdict::Skip;
+        }
+        if congested || !self.has_room(entry.bytes, window) {
+            self.phase = Phase::Lagged;
+            self.remember(epoch, entry.seq, rules);
+            return Verdict::Held;
+        }
+        self.push_sent(entry);
+        Verdict::Send
+    }
+
+    /// Seqs of two epochs cannot be compared: the later offer wins, and a read tells which epoch is true.
+    fn remember(&mut self, epoch: Epoch, seq: Seq, rules: Rules) {
+        if rules.remember_offers {
+            let highest =
+                self.offered.filter(|(of, _)| *of == epoch).map_or(seq, |(_, highest)| highest.max(seq));
+            self.offered = Some((epoch, highest));
+        }
+    }
+
+    /// Whether an entry above the position was offered in the stream's own epoch.
+    fn is_owed(&self) -> bool {
+        self.offered.is_some_and(|(epoch, seq)| Some(epoch) == self.epoch && seq > self.position)
+    }
+
+    fn has_room(&self, bytes: usize, window: Window) -> bool {
+        self.sent.is_empty() || (self.sent.len() < window.entries && self.sent_bytes + bytes <= window.bytes)
+    }
+
+    /// When a held-back session reads on: not at each single ack, which would cause a read for each.
+    fn is_half_free(&self, window: Window) -> bool {
+        self.sent.is_empty() || (self.sent.len() * 2 <= window.entries && self.sent_bytes * 2 <= window.bytes)
+    }
+
+    fn push_sent(&mut self, entry: Offered<'_>) {
+        self.position = entry.seq;
+        self.sent_bytes += entry.bytes;
+        // A body is under 64 KiB, so the narrowing never saturates.
+        self.sent.push_back(Sent { seq: entry.seq, bytes: u32::try_from(entry.bytes).unwrap_or(u32::MAX) });
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.phase != Phase::Live
+    }
+
+    pub(super) fn begin_read(&mut self, window: Window, congested: bool) -> Option<ReadFrom> {
+        let blocked = self.phase == Phase::Live || self.reading || congested || self.epoch.is_none();
+        if blocked || !self.has_room(0, window) {
+            return None;
+        }
+        self.reading = true;
+        Some(ReadFrom {
+            after: self.position,
+            entries: (window.entries - self.sent.len()).max(1),
+            bytes: window.bytes.saturating_sub(self.sent_bytes).max(1),
+        })
+    }
+
+    pub(super) fn read_failed(&mut self) {
+        self.reading = false;
+    }
+
+    pub(super) fn page(
+        &mut self,
+        page: PageView<'_>,
+        mine: impl Fn(&Offered<'_>) -> bool,
+        window: Window,
+        rules: Rules,
+        congested: &mut bool,
+        act: &mut impl FnMut(Step) -> Flow,
+    ) -> bool {
+        self.reading = false;
+        if self.position < page.after {
+            // Asked for by an earlier follower of the same stream: it says nothing about what lies between.
+            return true;
+        }
+        if rules.compare_epochs && (self.epoch != Some(page.epoch) || self.position > page.head) {
+            self.begin_anew(page, act);
+            return true;
+        }
+        if self.position < page.floor {
+            act(Step::Gap { epoch: page.epoch, from: self.position.next(), to: page.floor });
+            self.position = page.floor;
+        }
+        for (index, entry) in page.entries.iter().enumerate() {
+            if entry.seq <= self.position {
+                continue;
+            }
+            if !rules.move_to_through && entry.seq > self.position.next() {
+                break;
+            }
+            if !mine(entry) || entry.expired {
+                self.position = entry.seq;
+                continue;
+            }
+            if *congested || !self.has_room(entry.bytes, window) {
+                self.phase = Phase::Lagged;
+                return false;
+            }
+            self.push_sent(*entry);
+            *congested = act(Step::Send(index)) == Flow::Full;
+        }
+        if rules.move_to_through {
+            self.position = self.position.max(page.through);
+        }
+        self.finish(page, act)
+    }
+
+    /// The stream has another life than the session thought: everything of it is new.
+    fn begin_anew(&mut self, page: PageView<'_>, act: &mut impl FnMut(Step) -> Flow) {
+        act(Step::Gap { epoch: page.epoch, from: Seq(1), to: page.floor });
+        *self = Self {
+            epoch: Some(page.epoch),
+            position: page.floor,
+            phase: Phase::Replaying,
+            ..Self::new(self.stream.clone())
+        };
+    }
+
+    /// After a whole page: live if nothing is known to be missing, else the answer is to read again.
+    fn finish(&mut self, page: PageView<'_>, act: &mut impl FnMut(Step) -> Flow) -> bool {
+        if page.through < page.head || self.is_owed() {
+            return true;
+        }
+        if self.phase != Phase::Gap {
+            act(Step::CaughtUp(self.position));
+        }
+        self.phase = Phase::Live;
+        self.offered = None;
+        false
+    }
+
+    pub(super) fn ack(&mut self, seq: Seq, window: Window) -> Result<Acked, AckError> {
+        if seq > self.position || self.epoch.is_none() {
+            return Err(AckError::AboveSent { sent: self.position, got: seq });
+        }
+        while self.sent.front().is_some_and(|sent| sent.seq <= seq) {
+            let sent = self.sent.pop_front().expect("the front was just seen");
+            self.sent_bytes -= sent.bytes as usize;
+            self.stuck = Stuck::No;
+        }
+        self.acked = self.acked.max(seq);
+        self.acked = self.settled();
+        let read = self.phase != Phase::Live && !self.reading && self.is_half_free(window);
+        Ok(Acked { cursor: self.acked, read })
+    }
+
+    /// How far nothing is left to acknowledge: entries that this device was never to get are passed too.
+    fn settled(&self) -> Seq {
+        if self.acked < self.resumed {
+            return self.acked;
+        }
+        match self.sent.front() {
+            Some(unacked) => self.acked.max(Seq(unacked.seq.0 - 1)),
+            None => self.position,
+        }
+    }
+
+    pub(super) fn mark(&mut self) {
+        self.mark = self.position;
+    }
+
+    pub(super) fn ack_mark(&mut self, window: Window) -> Option<Acked> {
+        if self.mark <= self.acked || self.epoch.is_none() {
+            return None;
+        }
+        // A mark of an earlier life of the stream may be above its position: then nothing is acknowledged.
+        self.ack(self.mark, window).ok()
+    }
+
+    pub(super) fn head(&mut self, epoch: Epoch, head: Seq, before: Seq) -> bool {
+        let same = self.epoch == Some(epoch);
+        if self.phase == Phase::Live {
+            // Pushed entries may have overtaken the answer; only a head under where the session stood
+            // when it was asked for means that the stream began anew.
+            if same && head <= self.position && head >= before {
+                return false;
+            }
+            self.phase = Phase::Gap;
+        }
+        if same {
+            self.remember(epoch, head, Rules::SOUND);
+        }
+        !self.reading
+    }
+
+    pub(super) fn is_stuck(&mut self, window: Window) -> bool {
+        if self.has_room(0, window) {
+            self.stuck = Stuck::No;
+            return false;
+        }
+        let tell = self.stuck == Stuck::Noticed;
+        self.stuck = if self.stuck == Stuck::No { Stuck::Noticed } else { Stuck::Told };
+        tell
+    }
+
+    pub(super) fn cursor(&self) -> Option<(Epoch, Seq)> {
+        self.epoch.map(|epoch| (epoch, self.settled()))
+    }
+
+    pub(super) fn status(&self) -> FollowStatus {
+        FollowStatus { phase: self.phase, position: self.position, unacked: self.sent.len() }
+    }
+}

@@ -1,0 +1,304 @@
+//! A session: the protocol state of one connection, as a value.
+//!
+//! Owns, for each stream that the connection follows, how far it has gone and what is
+//! unacknowledged, and decides what is sent, skipped, held back or has to be read. Pure: it
+//! never writes, waits, reads a clock or logs; whoever owns it carries out what it says, while
+//! no other call is made on the same session.
+//!
+//! The rules it keeps (an interleaving that breaks one loses something):
+//! - A pushed entry with seq = position + 1 is sent; a lower one is a duplicate; a higher one is
+//!   a gap and has to be read.
+//! - While it is not live it keeps one number, the highest seq offered, and goes live only when
+//!   its position has reached that.
+//! - After a page the position is the page's `through`, whatever seqs were absent.
+
+mod follow;
+mod rules;
+
+pub use follow::{FollowStatus, Phase, Place, ReadFrom};
+pub use rules::Rules;
+
+use crate::domain::{DeviceId, Epoch, Seq, Stream};
+use follow::Follow;
+
+/// How much may be sent and not acknowledged, for each stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// Entries.
+    pub entries: usize,
+    /// Bytes of their bodies; one entry always fits.
+    pub bytes: usize,
+}
+
+/// Whether the connection takes more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// It does.
+    Open,
+    /// It has enough queued: stop until told that it is drained.
+    Full,
+}
+
+/// An entry as a session sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Offered<'a> {
+    /// Its place.
+    pub seq: Seq,
+    /// The only device it is for.
+    pub device: Option<&'a DeviceId>,
+    /// Whether it is past its time.
+    pub expired: bool,
+    /// What it adds to the window.
+    pub bytes: usize,
+}
+
+/// What to do with an offered entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send it now; if the connection is `Full` then, call [`Session::congested`].
+    Send,
+    /// Nothing: it is a duplicate, not for this device, or past its time.
+    Skip,
+    /// Nothing: the session is behind and will read it.
+    Held,
+    /// Nothing, but the session has fallen behind with this entry: read soon.
+    Read,
+}
+
+/// What a page leads to, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Tell the client that entries `from..=to` are gone; `epoch` is the stream's now.
+    Gap {
+        /// The stream's epoch.
+        epoch: Epoch,
+        /// The first that is gone.
+        from: Seq,
+        /// The last that is gone (under `from`: the stream began anew and nothing of it is gone).
+        to: Seq,
+    },
+    /// Send the page's entry with this index.
+    Send(usize),
+    /// Tell the client that it has everything up to here.
+    CaughtUp(Seq),
+}
+
+/// A page as a session sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct PageView<'a> {
+    /// The stream's epoch.
+    pub epoch: Epoch,
+    /// The highest seq that retention has removed.
+    pub floor: Seq,
+    /// The seq it was asked for after.
+    pub after: Seq,
+    /// The highest seq.
+    pub head: Seq,
+    /// How far the page reaches.
+    pub through: Seq,
+    /// Its entries, in order.
+    pub entries: &'a [Offered<'a>],
+}
+
+/// What an ack changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Acked {
+    /// Where the device's cursor now is.
+    pub cursor: Seq,
+    /// Whether the session was held back by its window and has room again: read on.
+    pub read: bool,
+}
+
+/// Why an ack is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AckError {
+    /// The stream is not followed.
+    #[error("this stream is not followed")]
+    NotFollowed,
+    /// It is above what was sent.
+    #[error("seq must be at most {sent}, the last that was sent; got {got}")]
+    AboveSent {
+        /// The highest seq that may be acknowledged.
+        sent: Seq,
+        /// What was.
+        got: Seq,
+    },
+}
+
+/// The protocol state of one connection.
+#[derive(Debug)]
+pub struct Session {
+    device: Option<DeviceId>,
+    window: Window,
+    rules: Rules,
+    congested: bool,
+    follows: Vec<Follow>,
+}
+
+impl Session {
+    /// A session that follows nothing yet.
+    pub fn new(device: Option<DeviceId>, window: Window, rules: Rules) -> Self {
+        Self { device, window, rules, congested: false, follows: Vec::new() }
+    }
+
+    /// Registers an interest: from now on offers to `stream` are remembered. It is not live before
+    /// [`Session::open`] and a page.
+    pub fn follow(&mut self, stream: Stream) {
+        if self.follow_of(&stream).is_none() {
+            self.follows.push(Follow::new(stream));
+        }
+    }
+
+    /// Gives a followed stream its place. Has no effect on one that has its place already.
+    pub fn open(&mut self, stream: &Stream, place: Place) {
+        if let Some(follow) = self.follow_of(stream) {
+            follow.open(place);
+        }
+    }
+
+    /// Forgets a stream. Returns where its cursor stood.
+    pub fn unfollow(&mut self, stream: &Stream) -> Option<(Epoch, Seq)> {
+        let at = self.follows.iter().position(|follow| follow.stream() == stream)?;
+        self.follows.swap_remove(at).cursor()
+    }
+
+    /// Whether `stream` is followed.
+    pub fn follows(&self, stream: &Stream) -> bool {
+        self.follows.iter().any(|follow| follow.stream() == stream)
+    }
+
+    /// Takes a pushed entry.
+    pub fn offer(&mut self, stream: &Stream, epoch: Epoch, entry: Offered<'_>) -> Verdict {
+        let (window, rules, congested) = (self.window, self.rules, self.congested);
+        let mine = is_for(self.device.as_ref(), entry.device);
+        match self.follows.iter_mut().find(|follow| follow.stream() == stream) {
+            Some(follow) => follow.offer(epoch, entry, mine, window, rules, congested),
+            None => Verdict::Skip,
+        }
+    }
+
+    /// What to read next for `stream`, if it is behind, may send and no read is in flight. The
+    /// caller must answer with [`Session::page`] or [`Session::read_failed`].
+    pub fn begin_read(&mut self, stream: &Stream) -> Option<ReadFrom> {
+        let (window, congested) = (self.window, self.congested);
+        self.follow_of(stream)?.begin_read(window, congested)
+    }
+
+    /// Takes what was read. Calls `act` for each step, in order; a `Send` answers whether the
+    /// connection takes more. Returns whether to read again at once.
+    pub fn page(&mut self, stream: &Stream, page: PageView<'_>, mut act: impl FnMut(Step) -> Flow) -> bool {
+        let (window, rules) = (self.window, self.rules);
+        let device = self.device.clone();
+        let mut congested = self.congested;
+        let again = match self.follows.iter_mut().find(|follow| follow.stream() == stream) {
+            Some(follow) => {
+                let mine = |entry: &Offered<'_>| is_for(device.as_ref(), entry.device);
+                follow.page(page, mine, window, rules, &mut congested, &mut act)
+            }
+            None => false,
+        };
+        self.congested = congested;
+        again && !congested
+    }
+
+    /// The read failed: the next head check tries again.
+    pub fn read_failed(&mut self, stream: &Stream) {
+        if let Some(follow) = self.follow_of(stream) {
+            follow.read_failed();
+        }
+    }
+
+    /// The connection takes no more for now: nothing is sent until [`Session::drained`].
+    pub fn congested(&mut self) {
+        self.congested = true;
+    }
+
+    /// Whether the connection takes nothing now.
+    pub fn is_congested(&self) -> bool {
+        self.congested
+    }
+
+    /// How many entries are sent and not acknowledged, over all streams.
+    pub fn unacked(&self) -> usize {
+        self.follows.iter().map(|follow| follow.status().unacked).sum()
+    }
+
+    /// The connection takes more again. Returns the streams that fell behind meanwhile.
+    pub fn drained(&mut self) -> Vec<Stream> {
+        self.congested = false;
+        self.follows
+            .iter()
+            .filter(|follow| follow.is_behind())
+            .map(|follow| follow.stream().clone())
+            .collect()
+    }
+
+    /// The client acknowledges everything in `stream` up to `seq`.
+    ///
+    /// # Errors
+    /// When the stream is not followed, or `seq` is above what was sent.
+    pub fn ack(&mut self, stream: &Stream, seq: Seq) -> Result<Acked, AckError> {
+        let window = self.window;
+        self.follow_of(stream).ok_or(AckError::NotFollowed)?.ack(seq, window)
+    }
+
+    /// A ping goes out: what was sent before it is acknowledged by [`Session::pong`].
+    pub fn ping(&mut self) {
+        self.follows.iter_mut().for_each(Follow::mark);
+    }
+
+    /// The pong of the last ping arrived. Returns each stream whose entries are now acknowledged.
+    pub fn pong(&mut self) -> Vec<(Stream, Acked)> {
+        let window = self.window;
+        let acked =
+            |follow: &mut Follow| follow.ack_mark(window).map(|acked| (follow.stream().clone(), acked));
+        self.follows.iter_mut().filter_map(acked).collect()
+    }
+
+    /// The inbox says where `stream` stands; `before` is the session's position when it was asked (0 where
+    /// that is unknown). Returns whether to read.
+    pub fn head(&mut self, stream: &Stream, epoch: Epoch, head: Seq, before: Seq) -> bool {
+        self.follow_of(stream).is_some_and(|follow| follow.head(epoch, head, before))
+    }
+
+    /// Whether pushed entries of `stream` are sent as they come.
+    pub fn is_live(&self, stream: &Stream) -> bool {
+        self.follows.iter().any(|follow| follow.stream() == stream && !follow.is_behind())
+    }
+
+    /// How far the session has gone in `stream`.
+    pub fn position(&self, stream: &Stream) -> Option<Seq> {
+        self.follows.iter().find(|follow| follow.stream() == stream).map(|follow| follow.status().position)
+    }
+
+    /// Streams whose window has been full since the last call, with nothing acknowledged: each is
+    /// returned once until it moves again.
+    pub fn stuck(&mut self) -> Vec<Stream> {
+        let window = self.window;
+        let stuck = |follow: &mut Follow| follow.is_stuck(window).then(|| follow.stream().clone());
+        self.follows.iter_mut().filter_map(stuck).collect()
+    }
+
+    /// Every followed stream that has its place, and where its cursor stands.
+    pub fn cursors(&self) -> impl Iterator<Item = (&Stream, Epoch, Seq)> {
+        self.follows
+            .iter()
+            .filter_map(|follow| follow.cursor().map(|(epoch, seq)| (follow.stream(), epoch, seq)))
+    }
+
+    /// What operators see of it.
+    pub fn status(&self) -> impl Iterator<Item = (&Stream, FollowStatus)> {
+        self.follows.iter().map(|follow| (follow.stream(), follow.status()))
+    }
+
+    fn follow_of(&mut self, stream: &Stream) -> Option<&mut Follow> {
+        self.follows.iter_mut().find(|follow| follow.stream() == stream)
+    }
+}
+
+fn is_for(device: Option<&DeviceId>, target: Option<&DeviceId>) -> bool {
+    target.is_none() || target == device
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,20 @@
+//! The rules that a simulation breaks on purpose, to prove that it would notice.
+
+/// Which rules hold. Everything but a simulation uses [`Rules::SOUND`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// While not live, the highest seq offered is remembered, and going live waits for it.
+    pub remember_offers: bool,
+    /// After a page the position is its `through`, not the last contiguous entry.
+    pub move_to_through: bool,
+    /// An entry above position + 1 is a gap and has to be read before anything is sent.
+    pub read_gaps: bool,
+    /// A page or push of another epoch starts the stream again at the floor.
+    pub compare_epochs: bool,
+}
+
+impl Rules {
+    /// All rules hold.
+    pub const SOUND: Self =
+        Self { remember_offers: true, move_to_through: true, read_gaps: true, compare_epochs: true };
+}

@@ -1,0 +1,76 @@
+//! Control requests between nodes and their answers (JSON).
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{DeviceId, NodeId, UserId};
+
+/// What one node asks of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Ask {
+    /// Close a connection because a newer one of the same device is there.
+    Displace {
+        /// Which (16 hexadecimal digits).
+        connection: String,
+    },
+    /// Close a connection because an operator wants it.
+    Close {
+        /// Which.
+        connection: String,
+    },
+    /// List connections: all, or one user's.
+    Connections {
+        /// Whose.
+        user: Option<UserId>,
+        /// At most so many.
+        limit: u32,
+    },
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// Whether the connection was there and is being closed.
+    Closed {
+        /// True if it was there.
+        found: bool,
+    },
+    /// The connections asked for.
+    Connections {
+        /// In order of id.
+        connections: Vec<ConnectionState>,
+    },
+}
+
+/// A connection, as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionState {
+    /// Its id.
+    pub connection: String,
+    /// The node that holds it.
+    pub node: NodeId,
+    /// Whose it is.
+    pub user: UserId,
+    /// Of which device.
+    pub device: Option<DeviceId>,
+    /// Since when (RFC 3339).
+    pub connected_at: String,
+    /// From where (address and port as the node saw it).
+    pub peer: String,
+    /// What it follows.
+    pub streams: Vec<FollowState>,
+}
+
+/// A followed stream, as operators see it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowState {
+    /// The stream.
+    pub stream: String,
+    /// How far the session has gone.
+    pub position: u64,
+    /// How many entries are sent and not acknowledged.
+    pub unacked: u64,
+    /// `live`, `replaying`, `gap` or `lagged`.
+    pub state: String,
+}

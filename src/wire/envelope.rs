@@ -1,0 +1,281 @@
+//! Envelopes: what nodes send each other about notifications.
+//!
+//! An envelope is a run of items, each a version byte and a postcard encoding, so envelopes
+//! for one node may simply be put one after the other. Bodies travel once and are handed on
+//! without being copied.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::server::Tail;
+use crate::domain::{DeviceId, Epoch, NodeId, Seq, Stream, UnixMillis};
+
+/// The encoding's version; a node that does not know it drops the rest (head checks heal).
+const VERSION: u8 = 1;
+
+/// One thing to tell a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// A stored notification, and where it was entered.
+    Stored {
+        /// Its body, as it ends the frame.
+        tail: Tail,
+        /// When it stops being worth delivering.
+        expires_at: Option<UnixMillis>,
+        /// Its entries that concern the node.
+        entries: Vec<EntryRef>,
+    },
+    /// A notification for now or never.
+    Unstored {
+        /// Its body, as it ends the frame.
+        tail: Tail,
+        /// The node that took it in, and has served its own connections already.
+        origin: NodeId,
+        /// For whom.
+        recipients: Vec<(Stream, Option<DeviceId>)>,
+    },
+    /// Streams stand at these heads: whoever is behind should read.
+    Heads(Vec<(Stream, Epoch, Seq)>),
+    /// `node` cannot refresh its presence: for this long, send it everything.
+    Blind {
+        /// Who.
+        node: NodeId,
+        /// From when this arrives, in milliseconds; 0 ends it.
+        for_ms: u32,
+    },
+}
+
+/// An entry, without its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryRef {
+    /// In which stream.
+    pub stream: Stream,
+    /// Of which epoch.
+    pub epoch: Epoch,
+    /// Where.
+    pub seq: Seq,
+    /// The only device it is for.
+    pub device: Option<DeviceId>,
+}
+
+/// Why an envelope cannot be read (to its end).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnvelopeError {
+    /// Made by another version.
+    #[error("envelope version must be {VERSION}; got {0}")]
+    Version(u8),
+    /// Damaged.
+    #[error("the envelope is damaged: {0}")]
+    Damaged(String),
+}
+
+#[derive(Serialize, Deserialize)]
+enum Shape<'a> {
+    Stored(#[serde(borrow)] Blob<'a>, Option<u64>, #[serde(borrow)] Vec<EntryShape<'a>>),
+    Unstored(#[serde(borrow)] Blob<'a>, &'a str, #[serde(borrow)] Vec<(StreamShape<'a>, Option<&'a str>)>),
+    Heads(#[serde(borrow)] Vec<(StreamShape<'a>, u32, u64)>),
+    Blind(&'a str, u32),
+}
+
+#[derive(Serialize, Deserialize)]
+enum StreamShape<'a> {
+    User(&'a str),
+    Topic(&'a str),
+    Everyone,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EntryShape<'a> {
+    #[serde(borrow)]
+    stream: StreamShape<'a>,
+    epoch: u32,
+    seq: u64,
+    device: Option<&'a str>,
+}
+
+/// Bytes that are read without being copied.
+struct Blob<'a>(&'a [u8]);
+
+impl Serialize for Blob<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Blob<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        <&[u8]>::deserialize(deserializer).map(Blob)
+    }
+}
+
+impl<'a> StreamShape<'a> {
+    fn of(stream: &'a Stream) -> Self {
+        match stream {
+            Stream::User(user) => Self::User(user.as_str()),
+            Stream::Topic(topic) => Self::Topic(topic.as_str()),
+            Stream::Everyone => Self::Everyone,
+        }
+    }
+
+    fn into_stream(self) -> Result<Stream, EnvelopeError> {
+        match self {
+            Self::User(user) => crate::domain::UserId::new(user).map(Stream::User).map_err(damaged),
+            Self::Topic(topic) => crate::domain::TopicName::new(topic).map(Stream::Topic).map_err(damaged),
+            Self::Everyone => Ok(Stream::Everyone),
+        }
+    }
+}
+
+fn damaged(error: impl std::fmt::Display) -> EnvelopeError {
+    EnvelopeError::Damaged(error.to_string())
+}
+
+fn device(text: Option<&str>) -> Result<Option<DeviceId>, EnvelopeError> {
+    text.map(DeviceId::new).transpose().map_err(damaged)
+}
+
+impl Item {
+    /// Its bytes: an envelope of one item.
+    pub fn encode(&self) -> Bytes {
+        let shape = match self {
+            Self::Stored { tail, expires_at, entries } => Shape::Stored(
+                Blob(&tail.0),
+                expires_at.map(|at| at.0),
+                entries.iter().map(EntryRef::shape).collect(),
+            ),
+            Self::Unstored { tail, origin, recipients } => Shape::Unstored(
+                Blob(&tail.0),
+                origin.as_str(),
+                recipients
+                    .iter()
+                    .map(|(stream, device)| (StreamShape::of(stream), device.as_ref().map(DeviceId::as_str)))
+                    .collect(),
+            ),
+            Self::Heads(heads) => Shape::Heads(
+                heads
+                    .iter()
+                    .map(|(stream, epoch, head)| (StreamShape::of(stream), epoch.0, head.0))
+                    .collect(),
+            ),
+            Self::Blind { node, for_ms } => Shape::Blind(node.as_str(), *for_ms),
+        };
+        let bytes = postcard::to_extend(&shape, vec![VERSION]).expect("writing to a vector does not fail");
+        bytes.into()
+    }
+
+    /// Reads one item from the front of `envelope`, which is shortened; `None` at its end.
+    ///
+    /// # Errors
+    /// When the item is of another version or damaged: nothing behind it can be read either.
+    pub fn decode(envelope: &mut Bytes) -> Result<Option<Self>, EnvelopeError> {
+        let Some((version, rest)) = envelope.split_first() else {
+            return Ok(None);
+        };
+        if *version != VERSION {
+            return Err(EnvelopeError::Version(*version));
+        }
+        let (shape, rest) = postcard::take_from_bytes::<Shape<'_>>(rest).map_err(damaged)?;
+        let item = Self::of_shape(shape, envelope)?;
+        let read = envelope.len() - rest.len();
+        *envelope = envelope.slice(read..);
+        Ok(Some(item))
+    }
+
+    fn of_shape(shape: Shape<'_>, envelope: &Bytes) -> Result<Self, EnvelopeError> {
+        Ok(match shape {
+            Shape::Stored(tail, expires_at, entries) => Self::Stored {
+                tail: Tail(envelope.slice_ref(tail.0)),
+                expires_at: expires_at.map(UnixMillis),
+                entries: entries.into_iter().map(EntryRef::of_shape).collect::<Result<_, _>>()?,
+            },
+            Shape::Unstored(tail, origin, recipients) => Self::Unstored {
+                tail: Tail(envelope.slice_ref(tail.0)),
+                origin: NodeId::new(origin).map_err(damaged)?,
+                recipients: recipients
+                    .into_iter()
+                    .map(|(stream, to)| Ok((stream.into_stream()?, device(to)?)))
+                    .collect::<Result<_, EnvelopeError>>()?,
+            },
+            Shape::Heads(heads) => Self::Heads(
+                heads
+                    .into_iter()
+                    .map(|(stream, epoch, head)| Ok((stream.into_stream()?, Epoch(epoch), Seq(head))))
+                    .collect::<Result<_, EnvelopeError>>()?,
+            ),
+            Shape::Blind(node, for_ms) => Self::Blind { node: NodeId::new(node).map_err(damaged)?, for_ms },
+        })
+    }
+}
+
+impl EntryRef {
+    fn shape(&self) -> EntryShape<'_> {
+        EntryShape {
+            stream: StreamShape::of(&self.stream),
+            epoch: self.epoch.0,
+            seq: self.seq.0,
+            device: self.device.as_ref().map(DeviceId::as_str),
+        }
+    }
+
+    fn of_shape(shape: EntryShape<'_>) -> Result<Self, EnvelopeError> {
+        Ok(Self {
+            stream: shape.stream.into_stream()?,
+            epoch: Epoch(shape.epoch),
+            seq: Seq(shape.seq),
+            device: device(shape.device)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{TopicName, UserId};
+
+    fn items() -> Vec<Item> {
+        let user = Stream::User(UserId::new("alice").expect("valid"));
+        let phone = DeviceId::new("phone").expect("valid");
+        vec![
+            Item::Stored {
+                tail: Tail::of(br#"{"id":"1"}"#),
+                expires_at: Some(UnixMillis(9)),
+                entries: vec![EntryRef {
+                    stream: user.clone(),
+                    epoch: Epoch(3),
+                    seq: Seq(1),
+                    device: Some(phone),
+                }],
+            },
+            Item::Unstored {
+                tail: Tail::of(b"{}"),
+                origin: NodeId::new("n2").expect("valid"),
+                recipients: vec![(Stream::Everyone, None)],
+            },
+            Item::Heads(vec![(Stream::Topic(TopicName::new("news").expect("valid")), Epoch(1), Seq(70_000))]),
+            Item::Blind { node: NodeId::new("n1").expect("valid"), for_ms: 3_000 },
+        ]
+    }
+
+    #[test]
+    fn envelopes_put_one_after_the_other_are_an_envelope() {
+        let mut envelope: Bytes = items().iter().flat_map(Item::encode).collect::<Vec<u8>>().into();
+        let mut read = Vec::new();
+        while let Some(item) = Item::decode(&mut envelope).expect("undamaged") {
+            read.push(item);
+        }
+        assert_eq!(read, items());
+    }
+
+    #[test]
+    fn no_cut_or_flipped_byte_makes_decoding_panic() {
+        let whole: Vec<u8> = items().iter().flat_map(Item::encode).collect();
+        for at in 0..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0x55;
+            for bytes in [whole[..at].to_vec(), flipped] {
+                let mut envelope = Bytes::from(bytes);
+                while let Ok(Some(_)) = Item::decode(&mut envelope) {}
+            }
+        }
+    }
+}

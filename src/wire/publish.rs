@@ -1,0 +1,265 @@
+//! The publish request: the JSON of `POST /v1/notifications` and of AMQP messages alike.
+//!
+//! Owns its shape, its bounds and the errors that name the field, the value and the limit;
+//! and the encoding of an accepted notification as clients get it.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::domain::{
+    DeviceId, Notification, NotificationId, Priority, Publication, Target, TopicName, Ttl, UnixMillis, UserId,
+};
+
+/// The longest `type` and `collapse_key`, in bytes.
+pub const MAX_WORD_BYTES: usize = 128;
+
+/// The bounds of a request.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// How many users or devices `to` may name.
+    pub max_recipients: usize,
+    /// How large a notification may be as clients get it, in bytes.
+    pub max_notification_bytes: usize,
+    /// The longest `ttl`.
+    pub max_ttl: Duration,
+}
+
+/// Why a request is refused. The code is stable; the detail names the value and the limit.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Refused {
+    /// Such as `invalid_ttl`.
+    pub code: &'static str,
+    /// A sentence.
+    pub detail: String,
+}
+
+fn refused<T>(code: &'static str, detail: impl Into<String>) -> Result<T, Refused> {
+    Err(Refused { code, detail: detail.into() })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request<'a> {
+    to: To,
+    #[serde(rename = "type", default)]
+    kind: Option<String>,
+    #[serde(default)]
+    title: Option<String>,
+    #[serde(default)]
+    body: Option<String>,
+    #[serde(default, borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(default)]
+    priority: Option<Priority>,
+    #[serde(default)]
+    ttl: Option<i64>,
+    #[serde(default)]
+    collapse_key: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct To {
+    #[serde(default)]
+    users: Option<Vec<UserId>>,
+    #[serde(default)]
+    devices: Option<Vec<DeviceAddress>>,
+    #[serde(default)]
+    topic: Option<TopicName>,
+    #[serde(default)]
+    everyone: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeviceAddress {
+    user: UserId,
+    device: DeviceId,
+}
+
+/// Reads a request.
+///
+/// # Errors
+/// [`Refused`] with code `invalid_json`, `invalid_request` (a field is unknown, missing or of the
+/// wrong type), `invalid_target`, `too_many_recipients`, `invalid_ttl` or `invalid_text`.
+pub fn parse(json: &[u8], limits: &Limits) -> Result<Publication, Refused> {
+    let text = std::str::from_utf8(json).or_else(|error| {
+        refused("invalid_json", format!("the request is not UTF-8 from byte {}", error.valid_up_to()))
+    })?;
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let request: Request<'_> = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let inner = error.into_inner();
+        let code = if inner.is_data() { "invalid_request" } else { "invalid_json" };
+        let place = if path == "." || path == "?" { String::new() } else { format!("{path}: ") };
+        Refused { code, detail: format!("{place}{inner}") }
+    })?;
+    if let Err(error) = deserializer.end() {
+        return refused("invalid_json", error.to_string());
+    }
+    check_texts(&request)?;
+    Ok(Publication {
+        target: target(request.to, limits)?,
+        kind: request.kind,
+        title: request.title,
+        body: request.body,
+        data: request.data.map(ToOwned::to_owned),
+        priority: request.priority.unwrap_or_default(),
+        ttl: ttl(request.ttl, limits)?,
+        collapse_key: request.collapse_key,
+    })
+}
+
+fn target(to: To, limits: &Limits) -> Result<Target, Refused> {
+    let given = [to.users.is_some(), to.devices.is_some(), to.topic.is_some(), to.everyone == Some(true)];
+    match given.iter().filter(|given| **given).count() {
+        1 => {}
+        0 => {
+            return refused(
+                "invalid_target",
+                "to must name one of users, devices, topic or everyone: true; got none",
+            );
+        }
+        several => {
+            return refused(
+                "invalid_target",
+                format!("to must name one of users, devices, topic or everyone: true; got {several} of them"),
+            );
+        }
+    }
+    if let Some(users) = to.users {
+        check_count("to.users", users.len(), limits.max_recipients)?;
+        return Ok(Target::Users(without_doubles(users)));
+    }
+    if let Some(devices) = to.devices {
+        check_count("to.devices", devices.len(), limits.max_recipients)?;
+        return Ok(Target::Devices(without_doubles(
+            devices.into_iter().map(|at| (at.user, at.device)).collect(),
+        )));
+    }
+    Ok(to.topic.map_or(Target::Everyone, Target::Topic))
+}
+
+fn check_count(field: &str, count: usize, limit: usize) -> Result<(), Refused> {
+    match count {
+        0 => refused("invalid_target", format!("{field} must name at least one; got an empty list")),
+        _ if count > limit => {
+            refused("too_many_recipients", format!("{field} may name at most {limit}; got {count}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Keeps the first of equal ones, in order.
+fn without_doubles<T: Clone + Eq + std::hash::Hash>(list: Vec<T>) -> Vec<T> {
+    let mut seen = HashSet::with_capacity(list.len());
+    list.into_iter().filter(|one| seen.insert(one.clone())).collect()
+}
+
+fn ttl(seconds: Option<i64>, limits: &Limits) -> Result<Ttl, Refused> {
+    let max = limits.max_ttl.as_secs();
+    match seconds.map(u64::try_from) {
+        None => Ok(Ttl::UntilRetention),
+        Some(Ok(0)) => Ok(Ttl::NowOrNever),
+        Some(Ok(seconds)) if seconds <= max => Ok(Ttl::Lives(Duration::from_secs(seconds))),
+        Some(_) => {
+            refused("invalid_ttl", format!("ttl must be in 0..={max} seconds; got {}", seconds.unwrap_or(0)))
+        }
+    }
+}
+
+fn check_texts(request: &Request<'_>) -> Result<(), Refused> {
+    for (field, text, longest) in [
+        ("type", &request.kind, MAX_WORD_BYTES),
+        ("collapse_key", &request.collapse_key, MAX_WORD_BYTES),
+        ("title", &request.title, usize::MAX),
+        ("body", &request.body, usize::MAX),
+    ] {
+        let Some(text) = text else { continue };
+        if text.contains('\0') {
+            return refused("invalid_text", format!("{field} must not contain \\u0000"));
+        }
+        if text.len() > longest {
+            return refused(
+                "invalid_text",
+                format!("{field} may have at most {longest} bytes; got {}", text.len()),
+            );
+        }
+    }
+    match request.data {
+        Some(data) if has_null_character(data.get()) => {
+            refused("invalid_text", "data must not contain \\u0000")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a JSON text has the escape `\u0000` (an escaped backslash before `u0000` is another thing).
+fn has_null_character(json: &str) -> bool {
+    let mut rest = json;
+    while let Some(at) = rest.find('\\') {
+        let escape = &rest[at + 1..];
+        if escape.starts_with("u0000") {
+            return true;
+        }
+        // Skips the escaped character, so that the second of two backslashes starts nothing.
+        rest = escape.get(1..).unwrap_or("");
+    }
+    false
+}
+
+/// Makes an accepted notification: gives it its id and times and encodes it for clients.
+///
+/// # Errors
+/// [`Refused`] with code `notification_too_large`.
+pub fn accept(
+    publication: &Publication,
+    id: NotificationId,
+    now: UnixMillis,
+    limits: &Limits,
+) -> Result<Notification, Refused> {
+    #[derive(Serialize)]
+    struct Shape<'a> {
+        id: NotificationId,
+        #[serde(rename = "type")]
+        kind: Option<&'a str>,
+        title: Option<&'a str>,
+        body: Option<&'a str>,
+        data: Option<&'a RawValue>,
+        priority: Priority,
+        collapse_key: Option<&'a str>,
+        created_at: UnixMillis,
+        expires_at: Option<UnixMillis>,
+    }
+    let expires_at = match publication.ttl {
+        Ttl::Lives(ttl) => Some(now.after(ttl)),
+        Ttl::UntilRetention | Ttl::NowOrNever => None,
+    };
+    let json = serde_json::to_vec(&Shape {
+        id,
+        kind: publication.kind.as_deref(),
+        title: publication.title.as_deref(),
+        body: publication.body.as_deref(),
+        data: publication.data.as_deref(),
+        priority: publication.priority,
+        collapse_key: publication.collapse_key.as_deref(),
+        created_at: now,
+        expires_at,
+    })
+    .expect("a notification has text keys only");
+    if json.len() > limits.max_notification_bytes {
+        let limit = limits.max_notification_bytes;
+        let detail =
+            format!("a notification without its `to` may have at most {limit} bytes; got {}", json.len());
+        return refused("notification_too_large", detail);
+    }
+    Ok(Notification { id, created_at: now, expires_at, json: Bytes::from(json) })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! What requests are taken, and what the refused ones are told.
+
+use super::*;
+
+fn limits() -> Limits {
+    Limits { max_recipients: 3, max_notification_bytes: 512, max_ttl: Duration::from_secs(30 * 86_400) }
+}
+
+#[track_caller]
+fn check_refused(json: &str, code: &str, word: &str) {
+    let refusal = parse(json.as_bytes(), &limits()).expect_err(json);
+    assert_eq!(refusal.code, code, "{json}: {}", refusal.detail);
+    assert!(refusal.detail.contains(word), "{json}: {}", refusal.detail);
+}
+
+#[test]
+fn a_full_request_is_taken() {
+    let json = r#"{"to":{"users":["alice","bob","alice"]},"type":"order.shipped","title":"T","body":"B",
+        "data":{"n":1.50,"deep":[{"x":null}]},"priority":"high","ttl":3600,"collapse_key":"order-42"}"#;
+    let publication = parse(json.as_bytes(), &limits()).expect("a valid request");
+    assert_eq!(publication.target.recipients().len(), 2);
+    assert_eq!(publication.ttl, Ttl::Lives(Duration::from_secs(3600)));
+    let id = NotificationId::new(UnixMillis(5), [7; 10]);
+    let notification = accept(&publication, id, UnixMillis(1_000), &limits()).expect("small enough");
+    let text = std::str::from_utf8(&notification.json).expect("UTF-8");
+    assert!(text.contains(r#""data":{"n":1.50,"deep":[{"x":null}]}"#), "{text}");
+    assert_eq!(notification.expires_at, Some(UnixMillis(3_601_000)));
+}
+
+#[test]
+fn refusals_name_the_field_the_value_and_the_limit() {
+    check_refused("nonsense", "invalid_json", "line 1");
+    check_refused(r#"{"to":{"users":["a"]}} x"#, "invalid_json", "trailing");
+    check_refused(r#"{"title":"x"}"#, "invalid_request", "to");
+    check_refused(r#"{"to":{"users":["a"]},"titel":"x"}"#, "invalid_request", "titel");
+    check_refused(r#"{"to":{"users":["a"]},"title":7}"#, "invalid_request", "title");
+    check_refused(r#"{"to":{"users":["a b"]}}"#, "invalid_request", "to.users[0]");
+    check_refused(r#"{"to":{}}"#, "invalid_target", "none");
+    check_refused(r#"{"to":{"users":[]}}"#, "invalid_target", "empty");
+    check_refused(r#"{"to":{"users":["a"],"topic":"t"}}"#, "invalid_target", "2");
+    check_refused(r#"{"to":{"users":["a","b","c","d"]}}"#, "too_many_recipients", "at most 3; got 4");
+    check_refused(r#"{"to":{"users":["a"]},"ttl":-1}"#, "invalid_ttl", "-1");
+    check_refused(r#"{"to":{"users":["a"]},"ttl":2592001}"#, "invalid_ttl", "2592000");
+    check_refused(r#"{"to":{"users":["a"]},"title":"x\u0000y"}"#, "invalid_text", "title");
+    check_refused(r#"{"to":{"users":["a"]},"data":["\u0000"]}"#, "invalid_text", "data");
+    check_refused(
+        r#"{"to":{"users":["a"]},"deliver_at":"2026-12-01T09:00:00Z"}"#,
+        "invalid_request",
+        "deliver_at",
+    );
+}
+
+#[test]
+fn an_escaped_backslash_before_u0000_is_no_null_character() {
+    let json = r#"{"to":{"users":["a"]},"data":"\\u0000"}"#;
+    assert!(parse(json.as_bytes(), &limits()).is_ok());
+}
+
+#[test]
+fn a_notification_over_the_limit_is_refused_with_its_size() {
+    let json = format!(r#"{{"to":{{"users":["a"]}},"body":"{}"}}"#, "x".repeat(600));
+    let publication = parse(json.as_bytes(), &limits()).expect("the request itself is fine");
+    let refusal = accept(&publication, NotificationId::new(UnixMillis(0), [0; 10]), UnixMillis(0), &limits());
+    assert_eq!(refusal.expect_err("too large").code, "notification_too_large");
+}
