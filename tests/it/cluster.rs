@@ -1,6 +1,8 @@
 //! Two nodes behind Nginx on real RabbitMQ, Redis and PostgreSQL: reach, and death of a node.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -11,7 +13,7 @@ use crate::support::device::{Device, all_received};
 use crate::support::publisher::Publisher;
 
 /// Everything that heals does so within a second or three, so that a test need not wait longer.
-const QUICK: &[(&str, &str)] = &[
+pub const QUICK: &[(&str, &str)] = &[
     ("node.lease_ttl_ms", "3000"),
     ("gateway.heartbeat_ms", "1000"),
     ("presence.ttl_ms", "3000"),
@@ -25,10 +27,8 @@ const EACH: usize = 1_250;
 #[tokio::test]
 async fn whoever_posts_to_any_node_reaches_a_user_on_any_node_and_both_devices_of_one() {
     let cluster = TestCluster::start().await;
-    let mut devices = [
-        cluster.device_at(&cluster.nodes[0].ws_url(), "alice", "phone", &["news"]),
-        cluster.device_at(&cluster.nodes[1].ws_url(), "alice", "desk", &["news"]),
-    ];
+    let mut devices =
+        [cluster.device_on(0, "alice", "phone", &["news"]), cluster.device_on(1, "alice", "desk", &["news"])];
     for device in &mut devices {
         device.connected(DEADLINE, 1).await;
     }
@@ -58,9 +58,8 @@ async fn a_node_killed_amid_ten_thousand_notifications_costs_no_device_one_of_th
     let mut cluster = TestCluster::start_with(QUICK).await;
     let mut devices = vec![];
     for user in ["alice", "bob"] {
-        // One device on each node; after the death Nginx takes them where there is one.
-        devices.push(cluster.device(user, "phone", &[]));
-        devices.push(cluster.device(user, "desk", &[]));
+        devices.push(cluster.device_on(0, user, "phone", &[]));
+        devices.push(cluster.device_on(1, user, "desk", &[]));
     }
     for device in &mut devices {
         device.connected(DEADLINE, 1).await;
@@ -79,8 +78,84 @@ async fn a_node_killed_amid_ten_thousand_notifications_costs_no_device_one_of_th
     }
     all_received(&mut devices, Duration::from_secs(120), PUBLISHERS * EACH).await;
     let moved = devices.iter().filter(|device| !device.diary().closes.is_empty()).count();
-    assert!(moved > 0, "the killed node held no device, so nothing was shown");
+    assert_eq!(moved, 2, "those on the killed node lost their connection, and no others");
     devices.iter().for_each(assert_complete_and_in_order);
+}
+
+#[tokio::test]
+async fn a_node_that_is_stopped_hands_its_devices_over_without_a_loss() {
+    let mut cluster = TestCluster::start_with(QUICK).await;
+    let mut devices =
+        [cluster.device_on(0, "alice", "phone", &[]), cluster.device_on(1, "alice", "desk", &[])];
+    for device in &mut devices {
+        device.connected(DEADLINE, 1).await;
+    }
+    let publisher = cluster.publisher();
+    for number in 0..100 {
+        if number == 50 {
+            cluster.nodes[0].process().signal("TERM");
+        }
+        let body = json!({"to": {"users": ["alice"]}, "data": number});
+        publisher.publish_surely(&body, &number.to_string(), DEADLINE).await;
+    }
+    let status = cluster.nodes[0].process().wait(Duration::from_secs(30)).await;
+    assert!(status.success(), "{status}");
+    all_received(&mut devices, Duration::from_secs(30), 100).await;
+    assert_eq!(devices[0].diary().closes, [4000], "the stopped node said bye: draining");
+    assert!(devices[1].diary().closes.is_empty());
+    for device in &devices {
+        assert_eq!(device.data("user"), (0..100).map(Value::from).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_was_away_gets_what_it_missed_from_any_node_in_order() {
+    let cluster = TestCluster::start().await;
+    let mut device = cluster.device_on(0, "alice", "phone", &[]);
+    device.connected(DEADLINE, 1).await;
+    let publisher = cluster.publisher();
+    publisher.publish(&json!({"to": {"users": ["alice"]}, "data": 0})).await;
+    device.received(DEADLINE, 1).await;
+    drop(device);
+
+    for number in 1..20 {
+        publisher.publish(&json!({"to": {"users": ["alice"]}, "data": number})).await;
+    }
+    // Another life of the same device: it remembers nothing, so its stored cursor counts. Its last
+    // ack may not have arrived, so it may get 0 again, and nothing else twice.
+    let mut device = cluster.device_on(1, "alice", "phone", &[]);
+    let last = |data: &[Value]| data.last() == Some(&json!(19));
+    device
+        .wait_for(DEADLINE, "the last one", |diary| {
+            last(&diary.notifications.iter().map(|one| one.notification["data"].clone()).collect::<Vec<_>>())
+        })
+        .await;
+    let data = device.data("user");
+    let missed: Vec<Value> = (1..20).map(Value::from).collect();
+    assert!(data.ends_with(&missed) && data.len() <= 20, "{data:?}");
+}
+
+/// Debian's Python, which has pika: another one on the path may not have it.
+const PYTHON: &str = "/usr/bin/python3";
+
+#[tokio::test]
+async fn the_examples_publish_over_amqp_and_http() {
+    let cluster = TestCluster::start().await;
+    let mut device = cluster.device("alice", "phone", &[]);
+    device.connected(DEADLINE, 1).await;
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let (amqp, http, key) = (&cluster.amqp_url, cluster.nginx.http_url(), &cluster.credentials.publisher_key);
+    for (script, url) in [("publish_amqp.py", amqp), ("publish_http.py", &http)] {
+        let mut command = Command::new(PYTHON);
+        command.arg(examples.join(script)).args([url, "alice", script]).env("FANFARE_KEY", key);
+        let output = command.output().expect("Python starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    device.received(DEADLINE, 2).await;
+    let mut titles: Vec<Value> =
+        device.diary().notifications.iter().map(|one| one.notification["title"].clone()).collect();
+    titles.sort_by_key(Value::to_string);
+    assert_eq!(titles, ["publish_amqp.py", "publish_http.py"]);
 }
 
 /// One backend: the next notification only after the last one was accepted.

@@ -80,15 +80,20 @@ impl TestCluster {
         self.folder.path()
     }
 
-    /// A device of `user` that connects through Nginx, and again through Nginx after a loss.
+    /// A device of `user` that connects through Nginx.
     pub fn device(&self, user: &str, device: &str, topics: &[&str]) -> Device {
-        self.device_at(&self.nginx.ws_url(), user, device, topics)
+        self.start_device(&self.nginx.ws_url(), user, device, topics)
     }
 
-    /// The same at any URL, such as one node's.
-    pub fn device_at(&self, ws_url: &str, user: &str, device: &str, topics: &[&str]) -> Device {
+    /// A device that is on one node (by its place) at first, and goes through Nginx after a loss.
+    pub fn device_on(&self, node: usize, user: &str, device: &str, topics: &[&str]) -> Device {
+        self.start_device(&self.nodes[node].ws_url(), user, device, topics)
+    }
+
+    fn start_device(&self, first_url: &str, user: &str, device: &str, topics: &[&str]) -> Device {
         Device::start(DeviceOptions {
-            ws_url: ws_url.to_owned(),
+            first_url: first_url.to_owned(),
+            ws_url: self.nginx.ws_url(),
             token: self.credentials.user_token(user),
             device: device.to_owned(),
             topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),

@@ -15,7 +15,9 @@ use super::within;
 /// What a device is and what it follows.
 #[derive(Debug, Clone)]
 pub struct DeviceOptions {
-    /// Where it connects, at first and after every loss.
+    /// Where it connects the first time.
+    pub first_url: String,
+    /// Where it connects after every loss.
     pub ws_url: String,
     /// The user's token.
     pub token: String,
@@ -148,7 +150,9 @@ impl Life {
     }
 
     async fn connect(&self) -> Option<TestClient> {
-        let dial = TestClient::dial(&self.options.ws_url, &self.options.token);
+        let is_first = self.diary().welcomes.is_empty();
+        let url = if is_first { &self.options.first_url } else { &self.options.ws_url };
+        let dial = TestClient::dial(url, &self.options.token);
         let mut client = tokio::time::timeout(Duration::from_secs(5), dial).await.ok()?.ok()?;
         let resume: Value = self
             .diary()
@@ -335,6 +339,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("it is bound");
         let mut device = Device::start(DeviceOptions {
+            first_url: format!("ws://{address}/v1/connect"),
             ws_url: format!("ws://{address}/v1/connect"),
             token: "token".to_owned(),
             device: "phone".to_owned(),

@@ -44,6 +44,7 @@ impl TestNode {
     /// A device of `user`.
     pub fn device(&self, user: &str, device: &str, topics: &[&str]) -> Device {
         Device::start(DeviceOptions {
+            first_url: self.process.ws_url(),
             ws_url: self.process.ws_url(),
             token: self.credentials.user_token(user),
             device: device.to_owned(),
