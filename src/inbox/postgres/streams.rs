@@ -15,7 +15,9 @@ use crate::inbox::{
 };
 
 /// One statement, so one snapshot: no entry above the head, none below it that is missing. The
-/// sum over the bodies before an entry stops the server from sending what the page cannot hold.
+/// sum over the bodies before an entry stops the server from sending what the page cannot hold;
+/// the first that does not fit is sent, so that the page knows it was cut. That is the second if
+/// the first, which goes in any case, is too large alone.
 const READ: &str = r#"
 select asked.place, coalesce(stream.epoch, (select epoch from store)) as epoch,
     coalesce(stream.floor_seq, 0) as floor, coalesce(stream.last_seq, 0) as head,
@@ -27,18 +29,19 @@ left join lateral (
     select candidate.seq, candidate.device, candidate.expires_at, candidate.json
     from (
         select entries.seq, entries.device, entries.expires_at, bodies.json,
-            sum(octet_length(bodies.json)) over (order by entries.seq rows unbounded preceding)
-                - octet_length(bodies.json) as bytes_before
+            row_number() over before as place,
+            sum(octet_length(bodies.json)) over before - octet_length(bodies.json) as bytes_before
         from entries
         join bodies on bodies.id = entries.body
         where entries.stream = stream.id
             and entries.seq > greatest(asked.after, stream.floor_seq)
             and (entries.expires_at is null or entries.expires_at > $7)
             and (asked.all_devices or entries.device is null or entries.device = asked.device)
+        window before as (order by entries.seq rows unbounded preceding)
         order by entries.seq
         limit asked.entries
     ) as candidate
-    where candidate.bytes_before <= asked.bytes
+    where candidate.bytes_before <= asked.bytes or candidate.place = 2
 ) as found on true
 order by asked.place, found.seq
 "#;
