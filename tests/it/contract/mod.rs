@@ -1,3 +1,3 @@
-//! The contracts: one suite each, run on the embedded twin and on the real thing.
+//! The contracts of the outer parts: the same cases run against each implementation.
 
-mod presence;
+pub mod inbox;
