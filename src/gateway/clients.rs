@@ -263,7 +263,7 @@ impl Visitor {
             Ok(_) => {
                 let message = "the first frame must be hello";
                 let _ = self.socket.push(server::error(None, ErrorCode::InvalidFrame, message));
-                return Err(self.last_word(CloseCode::InvalidFrame));
+                return Err(CloseCode::InvalidFrame);
             }
             Err(error) => {
                 let _ = self.socket.push(server::error(error.id, error.code, &error.message));
@@ -277,7 +277,7 @@ impl Visitor {
             (None, None) => {
                 let message = "token: hello must bring one, as the handshake did not";
                 let _ = self.socket.push(server::error(hello.id, ErrorCode::InvalidToken, message));
-                return Err(self.last_word(CloseCode::InvalidToken));
+                return Err(CloseCode::InvalidToken);
             }
         };
         match claims {
@@ -289,7 +289,7 @@ impl Visitor {
             Err(error) => {
                 let _ =
                     self.socket.push(server::error(hello.id, ErrorCode::InvalidToken, &error.to_string()));
-                Err(self.last_word(CloseCode::InvalidToken))
+                Err(CloseCode::InvalidToken)
             }
         }
     }
@@ -345,12 +345,6 @@ impl Visitor {
         self.socket.close(code);
     }
 
-    /// The `bye` before the gateway closes.
-    fn last_word(&self, code: CloseCode) -> CloseCode {
-        let _ = self.socket.push(server::bye(code, None));
-        code
-    }
-
     /// The connection, once delivery has made it.
     fn connection(&self) -> Option<Arc<Connection>> {
         match &*self.lock() {
@@ -383,7 +377,7 @@ impl Peer for Seat {
                 waiting.push_back(text.to_owned());
                 Ok(())
             }
-            Stage::Attaching { .. } => Err(self.0.last_word(CloseCode::InvalidFrame)),
+            Stage::Attaching { .. } => Err(CloseCode::InvalidFrame),
             Stage::Hello(_) => self.0.on_first(text, &mut stage),
             Stage::Ended => Ok(()),
         }

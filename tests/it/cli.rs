@@ -70,11 +70,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn claims(token: &str, secret: &str) -> fanfare::auth::UserClaims {
-    let key = KeySettings {
-        id: None,
-        algorithm: Algorithm::HS256,
-        key: Secret::new(secret),
-    };
+    let key = KeySettings { id: None, algorithm: Algorithm::HS256, key: Secret::new(secret) };
     let tokens = UserTokens::new(TokenSettings {
         keys: vec![key],
         issuer: None,
@@ -82,9 +78,7 @@ fn claims(token: &str, secret: &str) -> fanfare::auth::UserClaims {
         leeway: Duration::ZERO,
     });
     let tokens = tokens.expect("a usable key");
-    tokens
-        .verify(token.trim(), Clock::system().now())
-        .expect("a valid token")
+    tokens.verify(token.trim(), Clock::system().now()).expect("a valid token")
 }
 
 #[test]
@@ -113,16 +107,8 @@ fn check_lists_every_problem_or_says_what_is_configured() {
     let folder = folder();
     let good = run(folder.path(), &["check"]);
     assert_eq!(good.code, Some(0), "{}", good.err);
-    assert!(
-        good.out
-            .starts_with("the configuration is valid\n  set-up    trial"),
-        "{}",
-        good.out
-    );
-    assert_eq!(
-        std::fs::read_dir(folder.path()).expect("readable").count(),
-        0
-    );
+    assert!(good.out.starts_with("the configuration is valid\n  set-up    trial"), "{}", good.out);
+    assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 0);
 
     std::fs::write(
         folder.path().join("bad.toml"),
@@ -148,42 +134,21 @@ fn check_lists_every_problem_or_says_what_is_configured() {
 #[test]
 fn a_users_token_is_signed_with_the_trials_secret_or_the_configured_one() {
     let folder = folder();
-    let arguments = [
-        "token",
-        "user",
-        "--user",
-        "alice",
-        "--topics",
-        "news,offers.*",
-        "--ttl",
-        "2h",
-    ];
+    let arguments = ["token", "user", "--user", "alice", "--topics", "news,offers.*", "--ttl", "2h"];
     let ran = run(folder.path(), &arguments);
     assert_eq!(ran.code, Some(0), "{}", ran.err);
-    let trial = Trial::load(&folder.path().join("data"))
-        .expect("readable")
-        .expect("made");
+    let trial = Trial::load(&folder.path().join("data")).expect("readable").expect("made");
     let claims_of_trial = claims(&ran.out, trial.user_secret.expose());
     assert_eq!(claims_of_trial.user.as_str(), "alice");
     assert_eq!(claims_of_trial.topics.len(), 2);
-    let lifetime = claims_of_trial
-        .expires_at
-        .since(claims_of_trial.issued_at.expect("iat"));
+    let lifetime = claims_of_trial.expires_at.since(claims_of_trial.issued_at.expect("iat"));
     assert_eq!(lifetime, Duration::from_secs(7200));
 
     let config = format!("[auth.users]\nsecret = \"{SECRET}\"\n");
     std::fs::write(folder.path().join("f.toml"), config).expect("written");
-    let ran = run(
-        folder.path(),
-        &["token", "user", "--user", "bob", "--config", "f.toml"],
-    );
+    let ran = run(folder.path(), &["token", "user", "--user", "bob", "--config", "f.toml"]);
     assert_eq!(claims(&ran.out, SECRET).user.as_str(), "bob");
-    let ran = run(
-        folder.path(),
-        &[
-            "token", "user", "--user", "bob", "--config", "f.toml", "--key-id", "x",
-        ],
-    );
+    let ran = run(folder.path(), &["token", "user", "--user", "bob", "--config", "f.toml", "--key-id", "x"]);
     assert_eq!(ran.code, Some(1));
     assert_eq!(
         ran.err,
@@ -195,11 +160,7 @@ fn a_users_token_is_signed_with_the_trials_secret_or_the_configured_one() {
 #[test]
 fn a_users_token_can_be_signed_with_a_private_key() {
     let folder = folder();
-    std::fs::write(
-        folder.path().join("key.pem"),
-        include_str!("keys/p256.private.pem"),
-    )
-    .expect("written");
+    std::fs::write(folder.path().join("key.pem"), include_str!("keys/p256.private.pem")).expect("written");
     let ran = run(
         folder.path(),
         &[
@@ -227,37 +188,22 @@ fn a_users_token_can_be_signed_with_a_private_key() {
         audience: vec![],
         leeway: Duration::ZERO,
     });
-    let verified = tokens
-        .expect("usable")
-        .verify(ran.out.trim(), Clock::system().now());
+    let verified = tokens.expect("usable").verify(ran.out.trim(), Clock::system().now());
     assert_eq!(verified.expect("valid").user.as_str(), "alice");
 }
 
 #[test]
 fn new_keys_are_printed_with_the_hash_for_the_configuration() {
     let folder = folder();
-    let ran = run(
-        folder.path(),
-        &["token", "publisher", "--id", "shop", "--json"],
-    );
+    let ran = run(folder.path(), &["token", "publisher", "--id", "shop", "--json"]);
     let made: Value = serde_json::from_str(&ran.out).expect("JSON");
-    let hash: KeyHash = made["hash"]
-        .as_str()
-        .expect("a text")
-        .parse()
-        .expect("a hash");
+    let hash: KeyHash = made["hash"].as_str().expect("a text").parse().expect("a hash");
     assert!(hash.matches(made["key"].as_str().expect("a text")));
 
     for (command, table) in [("publisher", "auth.publishers"), ("admin", "auth.admin")] {
         let ran = run(folder.path(), &["token", command, "--id", "shop"]);
-        let entry = ran
-            .out
-            .find(&format!("[[{table}]]"))
-            .expect("an entry to add");
-        let config = format!(
-            "{}\n[auth.users]\nsecret = \"{SECRET}\"\n",
-            &ran.out[entry..]
-        );
+        let entry = ran.out.find(&format!("[[{table}]]")).expect("an entry to add");
+        let config = format!("{}\n[auth.users]\nsecret = \"{SECRET}\"\n", &ran.out[entry..]);
         std::fs::write(folder.path().join("f.toml"), config).expect("written");
         let checked = run(folder.path(), &["check", "--config", "f.toml"]);
         assert_eq!(checked.code, Some(0), "{}", checked.err);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use fanfare::auth::{
-    AdminSettings, Admins, Algorithm, KeyHash, Limits, PublisherSettings, Publishers, Secret,
-    TopicPattern, UserPattern, new_admin_token, new_publisher_key,
+    AdminSettings, Admins, Algorithm, KeyHash, Limits, PublisherSettings, Publishers, Secret, TopicPattern,
+    UserPattern, new_admin_token, new_publisher_key,
 };
 use fanfare::domain::{DeviceId, PublisherId, Target, TopicName, UserId};
 use serde_json::{Value, json};
@@ -31,14 +31,9 @@ fn publishers(settings: Vec<PublisherSettings>, default: Option<&str>) -> Publis
 
 #[test]
 fn a_publisher_is_known_by_any_of_its_keys_and_by_its_amqp_user() {
-    let (old, new) = (
-        new_publisher_key(&id("shop")),
-        new_publisher_key(&id("shop")),
-    );
-    let settings = vec![
-        publisher("shop", &[&old, &new], Limits::default()),
-        publisher("bank", &[], Limits::default()),
-    ];
+    let (old, new) = (new_publisher_key(&id("shop")), new_publisher_key(&id("shop")));
+    let settings =
+        vec![publisher("shop", &[&old, &new], Limits::default()), publisher("bank", &[], Limits::default())];
     let all = publishers(settings, Some("bank"));
     for key in [&old, &new] {
         let found = all.authenticate(key.expose(), NOW).expect("a known key");
@@ -52,15 +47,9 @@ fn a_publisher_is_known_by_any_of_its_keys_and_by_its_amqp_user() {
     let by_amqp = |user| all.by_user_id(user).map(|publisher| publisher.id.clone());
     assert_eq!(by_amqp("amqp-bank"), Some(id("bank")));
     assert_eq!(by_amqp("guest"), None);
-    assert_eq!(
-        all.default_publisher().map(|one| one.id.clone()),
-        Some(id("bank"))
-    );
+    assert_eq!(all.default_publisher().map(|one| one.id.clone()), Some(id("bank")));
     let shown = format!("{all:?}");
-    assert!(
-        !shown.contains(new.expose()) && !shown.contains(SECRET),
-        "{shown}"
-    );
+    assert!(!shown.contains(new.expose()) && !shown.contains(SECRET), "{shown}");
 }
 
 #[test]
@@ -70,11 +59,7 @@ fn a_token_of_scope_publish_is_a_publisher_with_the_limits_it_says() {
         let token = hs256(&json!({"alg": "HS256"}), &claims(more), SECRET);
         all.authenticate(&token, NOW)
     };
-    for scope in [
-        json!("read publish"),
-        json!(["publish"]),
-        json!(["read", "a publish"]),
-    ] {
+    for scope in [json!("read publish"), json!(["publish"]), json!(["read", "a publish"])] {
         let found = with(json!({"scope": scope, "sub": "shop"})).expect("a publisher");
         assert_eq!(found.id, id("shop"));
         assert_eq!(found.may.publish_to(&Target::Everyone), Ok(()));
@@ -107,16 +92,10 @@ fn a_limited_publisher_reaches_what_is_listed_and_nothing_else() {
     let user = |name| UserId::new(name).expect("an id");
     let topic = |name| Target::Topic(TopicName::new(name).expect("a topic"));
     let device = DeviceId::new("web-1").expect("an id");
-    assert_eq!(
-        may.publish_to(&Target::Users(vec![user("customer.7")])),
-        Ok(())
-    );
+    assert_eq!(may.publish_to(&Target::Users(vec![user("customer.7")])), Ok(()));
     assert_eq!(may.publish_to(&topic("news.eu")), Ok(()));
     for (target, what) in [
-        (
-            Target::Users(vec![user("customer.7"), user("bob")]),
-            "user \"bob\"",
-        ),
+        (Target::Users(vec![user("customer.7"), user("bob")]), "user \"bob\""),
         (Target::Devices(vec![(user("bob"), device)]), "user \"bob\""),
         (topic("news"), "topic \"news\""),
         (Target::Everyone, "everyone"),
@@ -130,10 +109,7 @@ fn a_limited_publisher_reaches_what_is_listed_and_nothing_else() {
 #[test]
 fn an_administrator_is_known_by_the_token_only() {
     let token = new_admin_token();
-    let settings = AdminSettings {
-        id: "ops".to_owned(),
-        token_hash: KeyHash::of(token.expose()),
-    };
+    let settings = AdminSettings { id: "ops".to_owned(), token_hash: KeyHash::of(token.expose()) };
     let admins = Admins::new(vec![settings]);
     let found = admins.authenticate(token.expose());
     assert_eq!(found.map(|admin| admin.id).as_deref(), Some("ops"));

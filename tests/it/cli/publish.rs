@@ -30,11 +30,7 @@ async fn http_server(status: u16, answer: Value) -> (String, Arc<Mutex<Vec<Poste
         .and(warp::header::optional("idempotency-key"))
         .and(warp::body::json())
         .map(move |authorization, idempotency_key, body| {
-            let posted = Posted {
-                authorization,
-                idempotency_key,
-                body,
-            };
+            let posted = Posted { authorization, idempotency_key, body };
             kept.lock().expect("no panic holds it").push(posted);
             http::Response::builder()
                 .status(status)
@@ -77,15 +73,9 @@ async fn publish_sends_what_the_flags_say_and_prints_the_answer() {
     ];
     let ran = run_beside(folder.path(), &[&common[..], &flags[..]].concat()).await;
     assert_eq!(ran.code, Some(0), "{}", ran.err);
-    assert_eq!(
-        serde_json::from_str::<Value>(&ran.out).expect("JSON"),
-        accepted
-    );
-    for flags in [
-        vec!["--topic", "news"],
-        vec!["--everyone", "--ttl", "0"],
-        vec!["--device", "alice/web-1"],
-    ] {
+    assert_eq!(serde_json::from_str::<Value>(&ran.out).expect("JSON"), accepted);
+    for flags in [vec!["--topic", "news"], vec!["--everyone", "--ttl", "0"], vec!["--device", "alice/web-1"]]
+    {
         let ran = run_beside(folder.path(), &[&common[..], &flags[..]].concat()).await;
         assert_eq!(ran.code, Some(0), "{}", ran.err);
     }
@@ -115,9 +105,7 @@ async fn publish_takes_address_and_key_from_the_trial_and_json_from_standard_inp
     let mut command = fanfare(folder.path(), &["publish", "-"]);
     let mut child = command.stdin(Stdio::piped()).spawn().expect("it starts");
     let mut stdin = child.stdin.take().expect("piped");
-    stdin
-        .write_all(br#"{"to":{"everyone":true}}"#)
-        .expect("written");
+    stdin.write_all(br#"{"to":{"everyone":true}}"#).expect("written");
     drop(stdin);
     let ran = ended(child).await;
     assert_eq!(ran.code, Some(0), "{}", ran.err);
@@ -139,27 +127,11 @@ async fn publish_fails_with_the_code_and_the_detail_of_a_refusal() {
     assert_eq!(ran.err, expected);
 
     for (arguments, expected) in [
+        (vec!["publish", "--user", "a"], "no key: give --key or FANFARE_KEY"),
+        (vec!["publish", "--url", &url, "--key", "k"], "say whom it is for, in one way"),
+        (vec!["publish", "--key", "k", "--everyone", "--user", "a"], "say whom it is for, in one way"),
         (
-            vec!["publish", "--user", "a"],
-            "no key: give --key or FANFARE_KEY",
-        ),
-        (
-            vec!["publish", "--url", &url, "--key", "k"],
-            "say whom it is for, in one way",
-        ),
-        (
-            vec!["publish", "--key", "k", "--everyone", "--user", "a"],
-            "say whom it is for, in one way",
-        ),
-        (
-            vec![
-                "publish",
-                "--url",
-                "http://127.0.0.1:1",
-                "--key",
-                "hunter2",
-                "--everyone",
-            ],
+            vec!["publish", "--url", "http://127.0.0.1:1", "--key", "hunter2", "--everyone"],
             "http://127.0.0.1:1 cannot be reached: Connection refused",
         ),
         (vec!["publish", "-"], "standard input is not JSON"),

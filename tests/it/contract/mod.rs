@@ -1,3 +1,4 @@
 //! The contracts of the outer parts: the same cases run against each implementation.
 
-pub mod inbox;
+mod inbox;
+mod presence;

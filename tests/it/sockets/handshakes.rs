@@ -14,22 +14,13 @@ async fn handshakes_that_are_wrong_get_a_status_and_no_socket() {
     let good = client::handshake("");
     let cases = [
         (good.replace("Version: 13", "Version: 8"), "426"),
-        (
-            good.replace("Connection: Upgrade", "Connection: close"),
-            "426",
-        ),
+        (good.replace("Connection: Upgrade", "Connection: close"), "426"),
         (good.replace("HTTP/1.1", "HTTP/1.0"), "426"),
         (good.replace("dGhlIHNhbXBsZSBub25jZQ==", "Zm9v"), "400"),
-        (
-            good.replace("Host: x\r\n", "Host: x\r\nContent-Length: 2\r\n"),
-            "400",
-        ),
+        (good.replace("Host: x\r\n", "Host: x\r\nContent-Length: 2\r\n"), "400"),
         (good.replace("GET", "POST"), "405"),
         (client::handshake("X-Reject: yes\r\n"), "401"),
-        (
-            client::handshake(&format!("X-Long: {}\r\n", "a".repeat(9000))),
-            "431",
-        ),
+        (client::handshake(&format!("X-Long: {}\r\n", "a".repeat(9000))), "431"),
     ];
     for (request, status) in cases {
         let mut client = Client::open(server.address).await;
@@ -37,10 +28,7 @@ async fn handshakes_that_are_wrong_get_a_status_and_no_socket() {
         let head = client.head().await;
         assert_eq!(&head[9..12], status, "{head}");
         if head.contains("426") {
-            assert!(
-                head.to_ascii_lowercase()
-                    .contains("sec-websocket-version: 13")
-            );
+            assert!(head.to_ascii_lowercase().contains("sec-websocket-version: 13"));
         }
     }
     server.has_no_sockets().await;
@@ -54,10 +42,7 @@ async fn only_the_protocol_is_answered_and_the_hook_sees_the_token() {
                  Sec-WebSocket-Extensions: permessage-deflate\r\n";
     client.send(client::handshake(offer).as_bytes()).await;
     let head = client.head().await.to_ascii_lowercase();
-    assert!(
-        head.contains("sec-websocket-protocol: fanfare.v1\r\n"),
-        "{head}"
-    );
+    assert!(head.contains("sec-websocket-protocol: fanfare.v1\r\n"), "{head}");
     assert!(!head.contains("sec-websocket-extensions"), "{head}");
     assert!(!head.contains("abc"), "{head}");
     assert_eq!(server.event().await, Event::Offered(Some("abc".to_owned())));
@@ -65,10 +50,7 @@ async fn only_the_protocol_is_answered_and_the_hook_sees_the_token() {
 
 #[tokio::test]
 async fn a_slow_handshake_is_cut() {
-    let accept = AcceptSettings {
-        header_timeout: Duration::from_millis(200),
-        ..AcceptSettings::default()
-    };
+    let accept = AcceptSettings { header_timeout: Duration::from_millis(200), ..AcceptSettings::default() };
     let server = Server::start_with(SocketSettings::default(), accept).await;
     for start in ["", "GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "] {
         let mut client = Client::open(server.address).await;
@@ -94,23 +76,14 @@ async fn an_idle_connection_waits_longer_than_a_slow_head_of_its_next_request() 
         client.send(next.as_bytes()).await;
         client.ends().await;
         let waited = start.elapsed().as_millis();
-        assert!(
-            (at_least..at_most).contains(&waited),
-            "{next:?}: {waited} ms"
-        );
+        assert!((at_least..at_most).contains(&waited), "{next:?}: {waited} ms");
     }
 }
 
 #[tokio::test]
 async fn one_connection_or_socket_too_many_is_told_to_come_back() {
-    let accept = AcceptSettings {
-        max_connections: 1,
-        ..AcceptSettings::default()
-    };
-    let settings = SocketSettings {
-        max_sockets: 1,
-        ..SocketSettings::default()
-    };
+    let accept = AcceptSettings { max_connections: 1, ..AcceptSettings::default() };
+    let settings = SocketSettings { max_sockets: 1, ..SocketSettings::default() };
     let server = Server::start_with(settings, accept).await;
     let client = Client::connect(server.address).await;
     let mut second = Client::open(server.address).await;

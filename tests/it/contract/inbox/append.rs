@@ -24,16 +24,10 @@ cases!(
 async fn a_stream_counts_from_one_in_the_order_of_its_group(store: &Store) {
     let (alice, everyone) = (own("alice"), Stream::Everyone);
     let group = vec![item(&alice), item(&everyone), item(&alice), item(&alice)];
-    let bodies: Vec<_> = group
-        .iter()
-        .map(|item| item.notification.id.to_string())
-        .collect();
+    let bodies: Vec<_> = group.iter().map(|item| item.notification.id.to_string()).collect();
     assert_eq!(bodies.len(), 4);
     let answers = store.inbox.append(group).await;
-    let seqs: Vec<_> = answers
-        .into_iter()
-        .map(|answer| seqs(&places(answer)))
-        .collect();
+    let seqs: Vec<_> = answers.into_iter().map(|answer| seqs(&places(answer))).collect();
     assert_eq!(seqs, [[1], [1], [2], [3]]);
     let later = places(store.append_one(item(&alice)).await);
     assert_eq!(later[0].seq, Seq(4));
@@ -41,20 +35,14 @@ async fn a_stream_counts_from_one_in_the_order_of_its_group(store: &Store) {
 
 async fn two_entries_of_one_item_in_one_stream_get_two_seqs_in_order(store: &Store) {
     store.fill(&own("alice"), 1).await;
-    let both = item_for(vec![
-        to_device("alice", "web"),
-        to_device("bob", "web"),
-        to_device("alice", "phone"),
-    ]);
+    let both =
+        item_for(vec![to_device("alice", "web"), to_device("bob", "web"), to_device("alice", "phone")]);
     assert_eq!(seqs(&places(store.append_one(both).await)), [2, 1, 3]);
     let mut all = reading(&own("alice"), 1);
     all.audience = Audience::All;
     let page = store.read_one(all).await;
-    let devices: Vec<_> = page
-        .entries
-        .iter()
-        .map(|entry| entry.device.clone().map(|device| device.to_string()))
-        .collect();
+    let devices: Vec<_> =
+        page.entries.iter().map(|entry| entry.device.clone().map(|device| device.to_string())).collect();
     assert_eq!(devices, [Some("web".to_owned()), Some("phone".to_owned())]);
 }
 
@@ -78,9 +66,8 @@ async fn twenty_publishers_to_overlapping_streams_leave_no_hole(store: &Store) {
         tokio::spawn(async move {
             let mut seen: HashMap<Stream, Vec<u64>> = HashMap::new();
             for _ in 0..10 {
-                let group: Vec<_> = (0..random.random_range(1..4))
-                    .map(|_| item_for(some_recipients(&mut random)))
-                    .collect();
+                let group: Vec<_> =
+                    (0..random.random_range(1..4)).map(|_| item_for(some_recipients(&mut random))).collect();
                 for (item, answer) in group.iter().zip(inbox.append(group.clone()).await) {
                     for (recipient, place) in item.recipients.iter().zip(places(answer)) {
                         let seqs = seen.entry(recipient.stream.clone()).or_default();
@@ -143,10 +130,7 @@ async fn a_bad_item_does_not_fail_the_others(store: &Store) {
 }
 
 async fn an_item_for_nobody_is_refused(store: &Store) {
-    let answers = store
-        .inbox
-        .append(vec![item_for(vec![]), item(&own("alice"))])
-        .await;
+    let answers = store.inbox.append(vec![item_for(vec![]), item(&own("alice"))]).await;
     assert!(matches!(answers[0], Err(InboxError::Refused(_))));
     assert!(answers[1].is_ok());
 }

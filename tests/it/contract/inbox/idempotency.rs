@@ -53,11 +53,7 @@ async fn a_second_request_replays_the_first_answer(store: &Store) {
 }
 
 async fn the_same_key_for_another_request_is_told_apart(store: &Store) {
-    places(
-        store
-            .append_one(keyed(item(&own("alice")), "order-1", 1))
-            .await,
-    );
+    places(store.append_one(keyed(item(&own("alice")), "order-1", 1)).await);
     let other = keyed(item(&own("alice")), "order-1", 2);
     let answer = store.append_one(other).await.expect("an answer");
     assert_eq!(answer, Appended::KeyReused);
@@ -65,11 +61,7 @@ async fn the_same_key_for_another_request_is_told_apart(store: &Store) {
 }
 
 async fn keys_of_two_publishers_never_meet(store: &Store) {
-    places(
-        store
-            .append_one(keyed(item(&own("alice")), "order-1", 1))
-            .await,
-    );
+    places(store.append_one(keyed(item(&own("alice")), "order-1", 1)).await);
     let mut other = keyed(item(&own("alice")), "order-1", 2);
     if let Some(key) = &mut other.idempotency {
         key.publisher = PublisherId::new("billing").expect("a valid id");
@@ -130,9 +122,8 @@ async fn concurrent_requests_with_one_key_store_once(store: &Store) {
 async fn concurrent_groups_with_the_same_keys_in_any_order_do_not_deadlock(store: &Store) {
     let groups = (0..8).map(|number| {
         let inbox = Arc::clone(&store.inbox);
-        let mut group: Vec<_> = (0..20)
-            .map(|key| keyed(item(&own(&format!("user-{key}"))), &format!("key-{key}"), 1))
-            .collect();
+        let mut group: Vec<_> =
+            (0..20).map(|key| keyed(item(&own(&format!("user-{key}"))), &format!("key-{key}"), 1)).collect();
         if number % 2 == 1 {
             group.reverse();
         }
@@ -158,9 +149,5 @@ async fn a_key_no_store_can_hold_is_refused(store: &Store) {
         assert!(matches!(answer, Err(InboxError::Refused(_))), "{key:?}");
     }
     let longest = "é".repeat(127);
-    places(
-        store
-            .append_one(keyed(item(&own("alice")), &longest, 1))
-            .await,
-    );
+    places(store.append_one(keyed(item(&own("alice")), &longest, 1)).await);
 }

@@ -60,12 +60,7 @@ async fn a_resume_that_does_not_fit_starts_at_the_floor_with_a_gap(store: &Store
     store.retain_after(&own("alice"), 2).await;
     let epoch = store.attach("alice", "web").await.epoch;
     let other = Epoch(epoch.0.wrapping_add(1));
-    for (epoch, seq) in [
-        (Some(other), 3),
-        (Some(epoch), 6),
-        (None, 6),
-        (Some(epoch), 1),
-    ] {
+    for (epoch, seq) in [(Some(other), 3), (Some(epoch), 6), (None, 6), (Some(epoch), 1)] {
         let open = resuming(opening("alice", None), epoch, seq);
         let opened = store.open_one(open).await.expect("it opens");
         assert_eq!((opened.position, opened.floor), (Seq(2), Seq(2)));
@@ -115,9 +110,7 @@ async fn a_cursor_above_the_head_is_moved_to_the_floor(store: &Store) {
     let epoch = store.attach("alice", "web").await.epoch;
     store.ack("alice", "web", epoch, 5).await;
     // A restore that forgot to change the epoch.
-    store
-        .sql("update streams set last_seq = 3; delete from entries where seq > 3;".into())
-        .await;
+    store.sql("update streams set last_seq = 3; delete from entries where seq > 3;".into()).await;
     let opened = store.attach("alice", "web").await;
     assert_eq!((opened.position, opened.gap_from), (Seq(0), Some(Seq(5))));
     let again = store.attach("alice", "web").await;
@@ -183,10 +176,7 @@ async fn shared_streams_and_unnamed_devices_start_at_the_head(store: &Store) {
     let opened = store.open_one(opening("alice", None)).await;
     assert_eq!(opened.expect("it opens").position, Seq(3));
     for (stream, head) in [(news(), 2), (Stream::Everyone, 1)] {
-        let open = |on| Open {
-            stream: stream.clone(),
-            ..opening("alice", on)
-        };
+        let open = |on| Open { stream: stream.clone(), ..opening("alice", on) };
         let opened = store.open_one(open(Some("web"))).await.expect("it opens");
         assert_eq!((opened.position, opened.unread), (Seq(head), 0));
         // With a device that place is kept; without one there is none to keep.
@@ -239,10 +229,7 @@ async fn a_user_has_no_more_devices_than_allowed(store: &Store) {
         store.attach("alice", &format!("device-{number}")).await;
     }
     let refused = store.open_one(opening("alice", Some("one-more"))).await;
-    assert!(
-        matches!(refused, Err(InboxError::DevicesFull { limit }) if limit == MAX_DEVICES),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Err(InboxError::DevicesFull { limit }) if limit == MAX_DEVICES), "{refused:?}");
     // Those that are known, those without a name, and those of others come in as before.
     store.attach("alice", "device-0").await;
     let unnamed = store.open_one(opening("alice", None)).await;
@@ -279,10 +266,7 @@ async fn many_sessions_open_in_one_call(store: &Store) {
     let mut opens = Vec::new();
     for number in 0..50 {
         let open = opening(&format!("user-{number}"), Some("web"));
-        opens.push(Open {
-            stream: Stream::Everyone,
-            ..open.clone()
-        });
+        opens.push(Open { stream: Stream::Everyone, ..open.clone() });
         opens.push(open);
     }
     let again = opens.clone();

@@ -90,11 +90,7 @@ async fn a_page_reaches_the_head_past_what_is_not_for_its_reader(store: &Store) 
     let alice = own("alice");
     store.fill(&alice, 1).await;
     for on in ["web", "phone", "phone"] {
-        places(
-            store
-                .append_one(item_for(vec![to_device("alice", on)]))
-                .await,
-        );
+        places(store.append_one(item_for(vec![to_device("alice", on)])).await);
     }
     let audiences = [
         (Audience::Device(Some(device("web"))), vec![1, 2]),
@@ -137,9 +133,7 @@ async fn a_read_starts_no_lower_than_the_floor(store: &Store) {
     let alice = own("alice");
     store.fill(&alice, 6).await;
     // Entries that retention has passed but not removed yet.
-    store
-        .sql("update streams set floor_seq = 4 where name = 'user:alice'".into())
-        .await;
+    store.sql("update streams set floor_seq = 4 where name = 'user:alice'".into()).await;
     let page = store.read_one(reading(&alice, 1)).await;
     assert_eq!((page_seqs(&page), page.floor), (vec![5, 6], Seq(4)));
     let page = store.read_one(reading(&alice, 5)).await;
@@ -187,11 +181,7 @@ async fn a_page_under_concurrent_appends_is_of_one_snapshot(store: &Store) {
                 let read = inbox.read(vec![reading(&alice, met)], now).await;
                 let page = read.expect("a page").remove(0);
                 let expected: Vec<u64> = (met + 1..=page.through.0).collect();
-                assert_eq!(
-                    page_seqs(&page),
-                    expected,
-                    "nothing up to `through` is missing"
-                );
+                assert_eq!(page_seqs(&page), expected, "nothing up to `through` is missing");
                 assert!(page.through <= page.head);
                 met = page.through.0;
                 if is_last && page.through == page.head {
@@ -214,17 +204,9 @@ async fn heads_are_told_in_order(store: &Store) {
     store.fill(&own("alice"), 2).await;
     store.fill(&Stream::Everyone, 1).await;
     let epoch = store.attach("alice", "web").await.epoch;
-    let streams = [
-        Stream::Everyone,
-        own("nobody"),
-        own("alice"),
-        Stream::Everyone,
-    ];
+    let streams = [Stream::Everyone, own("nobody"), own("alice"), Stream::Everyone];
     let heads = store.inbox.heads(&streams).await.expect("the heads");
-    let expected = [1, 0, 2, 1].map(|head| Head {
-        epoch,
-        head: Seq(head),
-    });
+    let expected = [1, 0, 2, 1].map(|head| Head { epoch, head: Seq(head) });
     assert_eq!(heads, expected);
 }
 
@@ -257,12 +239,7 @@ async fn one_cursor_twice_in_a_commit_ends_at_the_further(store: &Store) {
         epoch,
         acked: Seq(acked),
     };
-    let cursors = vec![
-        cursor("web", 2),
-        cursor("phone", 1),
-        cursor("web", 4),
-        cursor("web", 3),
-    ];
+    let cursors = vec![cursor("web", 2), cursor("phone", 1), cursor("web", 4), cursor("web", 3)];
     store.inbox.commit(cursors).await.expect("committed");
     assert_eq!(store.attach("alice", "web").await.position, Seq(4));
     assert_eq!(store.attach("alice", "phone").await.position, Seq(1));

@@ -7,8 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fanfare::clock::Clock;
 use fanfare::domain::{
-    DeviceId, Epoch, Notification, NotificationId, PublisherId, Recipient, Seq, Stream, UnixMillis,
-    UserId,
+    DeviceId, Epoch, Notification, NotificationId, PublisherId, Recipient, Seq, Stream, UnixMillis, UserId,
 };
 use fanfare::inbox::{
     Append, Appended, Audience, Cursor, Idempotency, Inbox, InboxError, Open, Opened, Page, Place,
@@ -45,21 +44,12 @@ impl Store {
     }
 
     async fn at(url: String, folder: Option<tempfile::TempDir>) -> Self {
-        let settings = Settings {
-            url,
-            max_connections: 5,
-            timeout: Duration::from_secs(20),
-            max_devices: MAX_DEVICES,
-        };
+        let settings =
+            Settings { url, max_connections: 5, timeout: Duration::from_secs(20), max_devices: MAX_DEVICES };
         let report = migrate(&settings.url).await.expect("tables are made");
         assert!(!report.applied.is_empty());
         let time = Arc::new(AtomicU64::new(START.0));
-        Self {
-            inbox: open(&settings, &time).await,
-            settings,
-            time,
-            _folder: folder,
-        }
+        Self { inbox: open(&settings, &time).await, settings, time, _folder: folder }
     }
 
     /// Lets go of the store and opens it again.
@@ -82,16 +72,10 @@ impl Store {
         let url = &self.settings.url;
         let done = if url.starts_with("sqlite:") {
             let mut connection = SqliteConnection::connect(url).await.expect("the file");
-            sqlx::raw_sql(AssertSqlSafe(statement))
-                .execute(&mut connection)
-                .await
-                .map(drop)
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.map(drop)
         } else {
             let mut connection = PgConnection::connect(url).await.expect("PostgreSQL");
-            sqlx::raw_sql(AssertSqlSafe(statement))
-                .execute(&mut connection)
-                .await
-                .map(drop)
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.map(drop)
         };
         done.expect("the statement works");
     }
@@ -108,10 +92,7 @@ impl Store {
 
     /// Puts the whole store into another epoch, as belongs to a restore.
     pub async fn new_epoch(&self, epoch: u32) {
-        self.sql(format!(
-            "update store set epoch = {epoch}; update streams set epoch = {epoch};"
-        ))
-        .await;
+        self.sql(format!("update store set epoch = {epoch}; update streams set epoch = {epoch};")).await;
     }
 
     /// Appends one item.
@@ -136,9 +117,7 @@ impl Store {
 
     /// Opens the user's own stream on a device.
     pub async fn attach(&self, name: &str, on: &str) -> Opened {
-        self.open_one(opening(name, Some(on)))
-            .await
-            .expect("the device is let in")
+        self.open_one(opening(name, Some(on))).await.expect("the device is let in")
     }
 
     pub async fn read_one(&self, read: Read) -> Page {
@@ -150,13 +129,8 @@ impl Store {
 
     /// Acknowledges on the user's own stream.
     pub async fn ack(&self, name: &str, on: &str, epoch: Epoch, seq: u64) {
-        let cursor = Cursor {
-            user: user(name),
-            device: device(on),
-            stream: own(name),
-            epoch,
-            acked: Seq(seq),
-        };
+        let cursor =
+            Cursor { user: user(name), device: device(on), stream: own(name), epoch, acked: Seq(seq) };
         let committed = self.inbox.commit(vec![cursor]).await;
         committed.expect("the cursor is committed");
     }
@@ -207,34 +181,21 @@ pub fn item(stream: &Stream) -> Append {
 }
 
 pub fn item_for(recipients: Vec<Recipient>) -> Append {
-    Append {
-        notification: notification(),
-        recipients,
-        idempotency: None,
-    }
+    Append { notification: notification(), recipients, idempotency: None }
 }
 
 pub fn to(stream: &Stream) -> Recipient {
-    Recipient {
-        stream: stream.clone(),
-        device: None,
-    }
+    Recipient { stream: stream.clone(), device: None }
 }
 
 pub fn to_device(name: &str, on: &str) -> Recipient {
-    Recipient {
-        stream: own(name),
-        device: Some(device(on)),
-    }
+    Recipient { stream: own(name), device: Some(device(on)) }
 }
 
 /// The same with a key of the publisher `shop`.
 pub fn keyed(mut item: Append, key: &str, hash: u8) -> Append {
-    item.idempotency = Some(Idempotency {
-        publisher: publisher(),
-        key: key.to_owned(),
-        request_hash: [hash; 32],
-    });
+    item.idempotency =
+        Some(Idempotency { publisher: publisher(), key: key.to_owned(), request_hash: [hash; 32] });
     item
 }
 
@@ -243,19 +204,11 @@ pub fn publisher() -> PublisherId {
 }
 
 pub fn opening(name: &str, on: Option<&str>) -> Open {
-    Open {
-        user: user(name),
-        device: on.map(device),
-        stream: own(name),
-        resume: None,
-    }
+    Open { user: user(name), device: on.map(device), stream: own(name), resume: None }
 }
 
 pub fn resuming(mut open: Open, epoch: Option<Epoch>, seq: u64) -> Open {
-    open.resume = Some(Resume {
-        epoch,
-        seq: Seq(seq),
-    });
+    open.resume = Some(Resume { epoch, seq: Seq(seq) });
     open
 }
 

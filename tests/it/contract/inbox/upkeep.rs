@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use fanfare::clock::Clock;
 use fanfare::domain::UnixMillis;
-use fanfare::inbox::{
-    Appended, InboxError, OpenError, PostgresInbox, Settings, SqliteInbox, migrate,
-};
+use fanfare::inbox::{Appended, InboxError, OpenError, PostgresInbox, Settings, SqliteInbox, migrate};
 use fanfare::metrics::inbox::InboxMetrics;
 
 use super::cases;
@@ -26,10 +24,7 @@ async fn a_store_that_works_says_so_until_it_is_closed(store: &Store) {
     store.inbox.check().await.expect("it works");
     store.inbox.close().await;
     let check = store.inbox.check().await;
-    assert!(
-        matches!(check, Err(InboxError::Unavailable(_))),
-        "{check:?}"
-    );
+    assert!(matches!(check, Err(InboxError::Unavailable(_))), "{check:?}");
     let answer = store.append_one(item(&own("alice"))).await;
     assert!(matches!(answer, Err(InboxError::Unavailable(_))));
     let opened = store.open_one(opening("alice", Some("web"))).await;
@@ -39,11 +34,7 @@ async fn a_store_that_works_says_so_until_it_is_closed(store: &Store) {
 async fn the_last_time_seen_never_goes_back(store: &Store) {
     let (alice, bob) = (user("alice"), user("bob"));
     let at = |seconds: u64| START.after(Duration::from_secs(seconds));
-    let seen = vec![
-        (alice.clone(), at(5)),
-        (bob.clone(), at(1)),
-        (alice.clone(), at(3)),
-    ];
+    let seen = vec![(alice.clone(), at(5)), (bob.clone(), at(1)), (alice.clone(), at(3))];
     store.inbox.seen(seen).await.expect("noted");
     let seen = vec![(alice.clone(), at(4)), (bob.clone(), at(2))];
     store.inbox.seen(seen).await.expect("noted");
@@ -113,17 +104,11 @@ async fn migrating_again_does_nothing(store: &Store) {
 }
 
 fn settings(url: String) -> Settings {
-    Settings {
-        url,
-        max_connections: 2,
-        timeout: Duration::from_secs(5),
-        max_devices: MAX_DEVICES,
-    }
+    Settings { url, max_connections: 2, timeout: Duration::from_secs(5), max_devices: MAX_DEVICES }
 }
 
 async fn refusal_of_postgres(url: String) -> OpenError {
-    let opened =
-        PostgresInbox::open(&settings(url), Clock::system(), InboxMetrics::default()).await;
+    let opened = PostgresInbox::open(&settings(url), Clock::system(), InboxMetrics::default()).await;
     opened.map(drop).expect_err("it does not open")
 }
 

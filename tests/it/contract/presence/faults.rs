@@ -49,9 +49,7 @@ async fn when_redis_comes_back_presence_does_too() {
 async fn a_redis_that_hangs_is_a_timeout_and_is_used_again_when_it_answers() {
     let server = RedisServer::start(&[]).await;
     let metrics = PresenceMetrics::default();
-    let presence = open_within(BRIEF, &server.url(), metrics.clone())
-        .await
-        .unwrap();
+    let presence = open_within(BRIEF, &server.url(), metrics.clone()).await.unwrap();
     presence.lease(&lease("b1"), TTL, true).await.unwrap();
     let () = server.run(&["CLIENT", "PAUSE", "5000", "ALL"]).await;
     let error = failing_announce(&presence).await;
