@@ -1,14 +1,8 @@
 //! All integration tests, one binary.
-#![expect(unreachable_pub, reason = "modules of one test binary speak through pub items")]
+#![expect(
+    unreachable_pub,
+    reason = "modules of one test binary speak through pub items"
+)]
 
-#[expect(dead_code, reason = "it speaks the whole protocol; tests look at what they are about")]
-mod support;
-
-mod auth;
-mod cli;
-mod config;
 mod contract;
-mod deploy;
-mod sockets;
-mod tidy;
-mod topology;
+mod support;

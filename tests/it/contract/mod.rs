@@ -1,4 +1,3 @@
 //! The contracts of the outer parts: the same cases run against each implementation.
 
-mod inbox;
-mod presence;
+pub mod broker;
