@@ -4,17 +4,15 @@
 
 use super::failure::Failure;
 use crate::config::Config;
+use crate::{inbox, node};
 
 /// Runs a node until it has stopped.
-pub(super) async fn serve(_config: Config) -> Result<(), Failure> {
-    Err(Failure::new(
-        "this build has no node in it: serve cannot run",
-    ))
+pub(super) async fn serve(config: Config) -> Result<(), Failure> {
+    node::serve(config).await.map_err(|error| Failure::new(format!("{error:#}")))
 }
 
 /// Makes or changes the inbox's tables.
-pub(super) async fn migrate(_config: &Config) -> Result<(), Failure> {
-    Err(Failure::new(
-        "this build has no inbox in it: migrate cannot run",
-    ))
+pub(super) async fn migrate(config: &Config) -> Result<(), Failure> {
+    let migrated = inbox::migrate(config.inbox.store.url().expose()).await;
+    migrated.map(|_| ()).map_err(|error| Failure::new(error.to_string()))
 }

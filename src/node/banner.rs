@@ -8,9 +8,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::Node;
-use crate::auth::{Grant, SigningKey, TopicPattern};
+use crate::auth::{Grant, SigningKey};
 use crate::config::Trial;
-use crate::domain::UserId;
 
 /// How long the printed user token lasts.
 const TOKEN_TTL: Duration = Duration::from_secs(24 * 3_600);
@@ -38,7 +37,7 @@ pub(super) fn print(node: &Node) -> Result<()> {
 }
 
 fn newcomer(text: &mut String, node: &Node, trial: &Trial, url: &str, bold: &Bold) -> Result<()> {
-    let grant = Grant { topics: vec![TopicPattern::everything()], ..Grant::new(UserId::new(USER)?) };
+    let grant = Grant { sub: USER.to_owned(), topics: vec!["#".to_owned()], ..Grant::default() };
     let token = SigningKey::new(&trial.user_key())?.sign(&grant, TOKEN_TTL, node.clock.now())?;
     let key = trial.publisher_key.expose();
     line(text, "publisher key", key)?;

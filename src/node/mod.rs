@@ -168,7 +168,7 @@ impl Node {
             cancel.clone(),
         ));
 
-        let (readiness, ready) = channel::channel(Readiness::default());
+        let (readiness, ready) = channel::channel(Readiness::starting());
         let node = Self {
             http,
             admin,
@@ -272,7 +272,10 @@ impl Node {
     fn socket_settings(&self) -> SocketSettings {
         let gateway = &self.config.gateway;
         SocketSettings {
-            limits: codec::Limits { message_bytes: gateway.max_frame_bytes, ..codec::Limits::default() },
+            limits: codec::Limits {
+                max_message_bytes: u32::try_from(gateway.max_frame_bytes).unwrap_or(u32::MAX),
+                ..codec::Limits::default()
+            },
             write_timeout: gateway.write_deadline,
             max_sockets: self.config.http.max_connections,
             ..SocketSettings::default()

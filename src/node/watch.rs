@@ -41,8 +41,8 @@ impl Node {
         watcher.broker.take_ingress(true);
         watcher.readiness.send_modify(|ready| {
             ready.started = true;
-            ready.inbox = Check::up();
-            ready.presence = Check::up();
+            ready.inbox = Check::Up;
+            ready.presence = Check::Up;
             ready.broker = *watcher.broker.health().borrow();
         });
         self.tracker.spawn(async move {
@@ -79,7 +79,7 @@ impl Watcher {
             if look % SWEEP_LOOKS == SWEEP_LOOKS - 1 && inbox_was_up {
                 self.sweep().await;
             }
-            let presence = if blind { Check::down("this node cannot refresh its presence") } else { Check::up() };
+            let presence = if blind { Check::Down("this node cannot refresh its presence".to_owned()) } else { Check::Up };
             self.readiness.send_modify(|ready| {
                 ready.blind = blind;
                 ready.presence = presence;
@@ -101,7 +101,7 @@ impl Watcher {
                 Err(error) => warn!(%error, "the inbox is away: publishes get 503 and ingress stays in its queues"),
             }
         }
-        let check = checked.map_or_else(|error| Check::down(error.to_string()), |()| Check::up());
+        let check = checked.map_or_else(|error| Check::Down(error.to_string()), |()| Check::Up);
         self.readiness.send_modify(|ready| ready.inbox = check);
         is_up
     }
