@@ -17,6 +17,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
 pub use problem::Problem;
 pub use source::{DEFAULT, Sources};
 pub use trial::{Trial, TrialError};
@@ -161,11 +163,18 @@ pub enum Store {
     Postgres(Secret),
 }
 
+/// What would end a path in a URL or be taken for an escape.
+const NOT_IN_A_PATH: &AsciiSet = &CONTROLS.add(b'%').add(b'?').add(b'#');
+
 impl Store {
-    /// As a URL: `sqlite://PATH` or `postgres://…`.
+    /// As a URL: `sqlite://PATH` (percent-encoded, as sqlx reads it) or `postgres://…`.
     pub fn url(&self) -> Secret {
         match self {
-            Self::Sqlite(path) => Secret::new(format!("sqlite://{}", path.display())),
+            Self::Sqlite(path) => {
+                let path = path.to_string_lossy();
+                let path = utf8_percent_encode(&path, NOT_IN_A_PATH);
+                Secret::new(format!("sqlite://{path}"))
+            }
             Self::Postgres(url) => url.clone(),
         }
     }

@@ -104,8 +104,15 @@ impl Trial {
             admin_token: new_admin_token(),
             url: None,
         };
-        trial.keep(data_dir)?;
-        Ok(trial)
+        // A node and `fanfare token` may start at once: the first to keep its secrets wins.
+        let kept = trial.keep(data_dir, |beside, path| std::fs::hard_link(beside, path));
+        match kept {
+            Ok(()) => Ok(trial),
+            Err(error) => match Self::load(data_dir)? {
+                Some(other) => Ok(other),
+                None => Err(error),
+            },
+        }
     }
 
     /// Keeps where the node listens, so that `fanfare publish` and `listen` find it.
@@ -115,7 +122,7 @@ impl Trial {
     pub fn keep_url(&mut self, data_dir: &Path, url: &str) -> Result<(), TrialError> {
         if self.url.as_deref() != Some(url) {
             self.url = Some(url.to_owned());
-            self.keep(data_dir)?;
+            self.keep(data_dir, |beside, path| std::fs::rename(beside, path))?;
         }
         Ok(())
     }
@@ -142,18 +149,13 @@ impl Trial {
         }
     }
 
-    /// Writes beside the file and renames: after a crash there is the old one or the new one.
-    fn keep(&self, data_dir: &Path) -> Result<(), TrialError> {
-        let stored = Stored {
-            note: "secrets of a trial set-up, made by fanfare; delete this file to have new ones".to_owned(),
-            user_secret: self.user_secret.expose().to_owned(),
-            publisher_key: self.publisher_key.expose().to_owned(),
-            admin_token: self.admin_token.expose().to_owned(),
-            url: self.url.clone(),
-        };
-        let mut text = serde_json::to_string_pretty(&stored).expect("texts are always JSON");
-        text.push('\n');
-        let beside = data_dir.join(format!("{FILE}.{}", std::process::id()));
+    /// Writes beside the file and puts it in place whole: a crash leaves the old one or the
+    /// new one.
+    fn keep(
+        &self,
+        data_dir: &Path,
+        put: impl FnOnce(&Path, &Path) -> std::io::Result<()>,
+    ) -> Result<(), TrialError> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |source| TrialError::File { path, source }
@@ -161,19 +163,29 @@ impl Trial {
         let mut folder = std::fs::DirBuilder::new();
         let made = folder.recursive(true).mode(0o700).create(data_dir);
         made.map_err(at(data_dir))?;
-        write_private(&beside, text.as_bytes()).map_err(at(&beside))?;
         let path = data_dir.join(FILE);
-        std::fs::rename(&beside, &path).map_err(at(&path))
+        let beside = data_dir.join(format!("{FILE}.{:016x}", rand::random::<u64>()));
+        let kept = write_private(&beside, self.to_json().as_bytes()).map_err(at(&beside));
+        let kept = kept.and_then(|()| put(&beside, &path).map_err(at(&path)));
+        // After a rename it is gone; if it cannot be removed it is litter, and private.
+        let _ = std::fs::remove_file(&beside);
+        kept
+    }
+
+    fn to_json(&self) -> String {
+        let stored = Stored {
+            note: "secrets of a trial set-up, made by fanfare; delete this file to have new ones".to_owned(),
+            user_secret: self.user_secret.expose().to_owned(),
+            publisher_key: self.publisher_key.expose().to_owned(),
+            admin_token: self.admin_token.expose().to_owned(),
+            url: self.url.clone(),
+        };
+        serde_json::to_string_pretty(&stored).expect("texts are always JSON") + "\n"
     }
 }
 
 /// A new file that only its owner can read, on disk when this returns.
 fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    // One that a dead process of our number left could have another mode.
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(content)?;

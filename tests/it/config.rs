@@ -299,6 +299,52 @@ fn trial_secrets_are_made_once_kept_private_and_open_everything() {
 }
 
 #[test]
+fn processes_that_start_at_once_agree_on_the_trials_secrets() {
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let together = std::sync::Barrier::new(4);
+        let start = || {
+            together.wait();
+            Trial::load_or_create(folder.path()).expect("made")
+        };
+        let trials = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+            let trials = threads.into_iter().map(|thread| thread.join());
+            trials.collect::<Result<Vec<_>, _>>().expect("no panic")
+        });
+        assert!(trials.iter().all(|trial| *trial == trials[0]));
+        let files = std::fs::read_dir(folder.path()).expect("readable");
+        assert_eq!(files.count(), 1);
+    }
+}
+
+#[test]
+fn the_inboxs_file_is_relative_to_data_dir_and_its_url_is_escaped() {
+    let variables = [
+        ("FANFARE__DATA_DIR", "/srv/100%"),
+        ("FANFARE__INBOX__URL", "sqlite://in/box.sqlite"),
+    ];
+    let store = load_with("", &variables).expect("valid").inbox.store;
+    assert_eq!(
+        store,
+        Store::Sqlite(PathBuf::from("/srv/100%/in/box.sqlite"))
+    );
+    assert_eq!(store.url().expose(), "sqlite:///srv/100%25/in/box.sqlite");
+    for bad in [
+        "sqlite://",
+        "sqlite::memory:",
+        "sqlite://a?mode=memory",
+        "sqlite://:memory:",
+    ] {
+        let listed = problems("", &[("FANFARE__INBOX__URL", bad)]);
+        assert!(
+            listed[0].starts_with("inbox.url: must be sqlite://PATH"),
+            "{listed:?}"
+        );
+    }
+}
+
+#[test]
 fn damaged_trial_secrets_are_not_replaced_silently() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("trial.json"), "{").expect("written");
