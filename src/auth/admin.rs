@@ -37,9 +37,7 @@ impl Admins {
         let (hash, mut found) = (KeyHash::of(bearer), None);
         for admin in &self.0 {
             if admin.token_hash == hash {
-                found = Some(Admin {
-                    id: admin.id.clone(),
-                });
+                found = Some(Admin { id: admin.id.clone() });
             }
         }
         found

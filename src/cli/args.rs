@@ -255,9 +255,7 @@ fn json(text: &str) -> Result<serde_json::Value, String> {
 }
 
 fn user_device(text: &str) -> Result<(UserId, DeviceId), String> {
-    let (user, device) = text
-        .split_once('/')
-        .ok_or_else(|| "must be USER/DEVICE".to_owned())?;
+    let (user, device) = text.split_once('/').ok_or_else(|| "must be USER/DEVICE".to_owned())?;
     let user = UserId::new(user).map_err(|error| error.to_string())?;
     let device = DeviceId::new(device).map_err(|error| error.to_string())?;
     Ok((user, device))

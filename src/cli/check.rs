@@ -10,11 +10,8 @@ pub(super) fn check(sources: &Sources) -> Result<(), Failure> {
 }
 
 fn summary(config: &Config) -> String {
-    let set_up = if config.is_trial {
-        "trial: secrets are generated and kept in data_dir"
-    } else {
-        "configured"
-    };
+    let set_up =
+        if config.is_trial { "trial: secrets are generated and kept in data_dir" } else { "configured" };
     let broker = match config.broker.urls.len() {
         0 => "embedded".to_owned(),
         count => format!("RabbitMQ ({count} URLs)"),

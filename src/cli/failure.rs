@@ -11,19 +11,13 @@ pub(super) struct Failure {
 impl Failure {
     /// One line: what failed and what to change.
     pub(super) fn new(line: impl Into<String>) -> Self {
-        Self {
-            lines: vec![line.into()],
-        }
+        Self { lines: vec![line.into()] }
     }
 
     /// A line for each problem of the configuration.
     pub(super) fn of_problems(problems: &[Problem]) -> Self {
-        let lines = problems
-            .iter()
-            .map(|problem| format!("configuration: {problem}"));
-        Self {
-            lines: lines.collect(),
-        }
+        let lines = problems.iter().map(|problem| format!("configuration: {problem}"));
+        Self { lines: lines.collect() }
     }
 
     pub(super) fn show(&self) {

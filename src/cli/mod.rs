@@ -50,7 +50,5 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().build();
-    runtime
-        .map_err(|error| Failure::new(format!("cannot start: {error}")))?
-        .block_on(work)
+    runtime.map_err(|error| Failure::new(format!("cannot start: {error}")))?.block_on(work)
 }

@@ -33,11 +33,7 @@ pub(super) fn dim(text: &str, coloured: bool) -> String {
 
 /// ECMA-48 section 8.3.117, SGR.
 fn paint(code: &str, text: &str, coloured: bool) -> String {
-    if coloured {
-        format!("\u{1b}[{code}m{text}\u{1b}[0m")
-    } else {
-        text.to_owned()
-    }
+    if coloured { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
 /// `text` on one line, with control characters (and those that turn the direction of text)
@@ -63,9 +59,6 @@ mod tests {
 
     #[test]
     fn control_characters_of_others_do_not_reach_the_terminal() {
-        assert_eq!(
-            harmless("a\u{1b}[2Jb\nc\u{202e}d é"),
-            "a\\u{1b}[2Jb\\nc\\u{202e}d é"
-        );
+        assert_eq!(harmless("a\u{1b}[2Jb\nc\u{202e}d é"), "a\\u{1b}[2Jb\\nc\\u{202e}d é");
     }
 }

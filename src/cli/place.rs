@@ -66,9 +66,7 @@ impl Place {
         let key = self.config.auth.users.keys.iter().find(is_wanted);
         key.cloned().ok_or_else(|| {
             let which = key_id.map_or_else(String::new, |id| format!(" with the id {id:?}"));
-            Failure::new(format!(
-                "no HMAC secret{which} is configured; give --private-key and --algorithm"
-            ))
+            Failure::new(format!("no HMAC secret{which} is configured; give --private-key and --algorithm"))
         })
     }
 
@@ -84,11 +82,7 @@ impl Place {
     }
 
     /// A token for `listen`.
-    pub(super) fn listen_token(
-        &self,
-        user: &UserId,
-        topics: Vec<String>,
-    ) -> Result<Secret, Failure> {
+    pub(super) fn listen_token(&self, user: &UserId, topics: Vec<String>) -> Result<Secret, Failure> {
         let key = self.signing_key(None)?;
         sign(&key, &self.grant(user, topics), LISTEN_TTL).map(Secret::new)
     }

@@ -14,8 +14,8 @@ pub(super) fn refusal(status: u16, body: &str) -> String {
     let code = text("code").unwrap_or_else(|| "no code".to_owned());
     let detail = text("detail").or_else(|| text("title"));
     let detail = detail.unwrap_or_else(|| "the answer does not say why".to_owned());
-    let errors = problem.get("errors").map_or_else(String::new, |errors| {
-        format!(" {}", output::harmless(&errors.to_string()))
-    });
+    let errors = problem
+        .get("errors")
+        .map_or_else(String::new, |errors| format!(" {}", output::harmless(&errors.to_string())));
     format!("refused with {status} ({code}): {detail}{errors}")
 }

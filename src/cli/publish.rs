@@ -25,10 +25,7 @@ pub(super) fn publish(arguments: &PublishArguments, sources: &Sources) -> Result
         (Some(url), Some(key)) => (url.trim_end_matches('/').to_owned(), key.clone()),
         (url, key) => {
             let place = Place::find(sources)?;
-            (
-                place.url(url.as_deref()),
-                place.publisher_key(key.as_ref())?,
-            )
+            (place.url(url.as_deref()), place.publisher_key(key.as_ref())?)
         }
     };
     let answer = super::block_on(post(&url, &key, arguments.idempotency_key.as_deref(), body))?;
@@ -57,11 +54,7 @@ async fn post(
     let status = answer.status();
     let text = answer.text().await;
     let text = text.map_err(|error| unreachable(url, &error))?;
-    if status.is_success() {
-        Ok(text)
-    } else {
-        Err(Failure::new(problem::refusal(status.as_u16(), &text)))
-    }
+    if status.is_success() { Ok(text) } else { Err(Failure::new(problem::refusal(status.as_u16(), &text))) }
 }
 
 fn standard_input() -> Result<String, Failure> {
@@ -90,10 +83,7 @@ fn request(arguments: &PublishArguments) -> Result<Value, Failure> {
         ("data", arguments.data.clone()),
         ("priority", priority.map(Value::from)),
         ("ttl", arguments.ttl.map(|ttl| ttl.as_secs().into())),
-        (
-            "collapse_key",
-            arguments.collapse_key.clone().map(Value::from),
-        ),
+        ("collapse_key", arguments.collapse_key.clone().map(Value::from)),
     ] {
         if let Some(value) = value {
             request.insert(name.to_owned(), value);
@@ -110,10 +100,7 @@ fn target(arguments: &PublishArguments) -> Result<Value, Failure> {
     let kinds = [
         (!users.is_empty()).then(|| json!({"users": users})),
         (!devices.is_empty()).then(|| json!({"devices": devices})),
-        arguments
-            .topic
-            .as_ref()
-            .map(|topic| json!({"topic": topic})),
+        arguments.topic.as_ref().map(|topic| json!({"topic": topic})),
         arguments.everyone.then(|| json!({"everyone": true})),
     ];
     let mut given = kinds.into_iter().flatten();
@@ -136,7 +123,5 @@ fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
         }
         cause.to_string()
     };
-    Failure::new(format!(
-        "{url} cannot be reached: {why}; is --url right, and the node running?"
-    ))
+    Failure::new(format!("{url} cannot be reached: {why}; is --url right, and the node running?"))
 }

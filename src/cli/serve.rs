@@ -33,10 +33,6 @@ fn prepare(sources: &Sources) -> Result<Config, Failure> {
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     // RabbitMQ, Redis and PostgreSQL share the TLS provider; installed already is no harm.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    runtime
-        .map_err(|error| Failure::new(format!("cannot start: {error}")))?
-        .block_on(work)
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new(format!("cannot start: {error}")))?.block_on(work)
 }

@@ -15,19 +15,11 @@ pub(super) fn token(what: &TokenCommand, sources: &Sources) -> Result<(), Failur
     match what {
         TokenCommand::User(arguments) => user(arguments, sources),
         TokenCommand::Publisher { id, json } => {
-            let made = Made {
-                id: id.as_str(),
-                key: new_publisher_key(id),
-                table: "auth.publishers",
-            };
+            let made = Made { id: id.as_str(), key: new_publisher_key(id), table: "auth.publishers" };
             made.show(*json, |hash| format!("key_hashes = [\"{hash}\"]"))
         }
         TokenCommand::Admin { id, json } => {
-            let made = Made {
-                id: id.as_str(),
-                key: new_admin_token(),
-                table: "auth.admin",
-            };
+            let made = Made { id: id.as_str(), key: new_admin_token(), table: "auth.admin" };
             made.show(*json, |hash| format!("token_hash = \"{hash}\""))
         }
     }
@@ -43,11 +35,7 @@ fn user(arguments: &UserTokenArguments, sources: &Sources) -> Result<(), Failure
                 let path = path.display();
                 Failure::new(format!("--private-key {path} cannot be read: {error}"))
             })?;
-            KeySettings {
-                id: arguments.key_id.clone(),
-                algorithm,
-                key: Secret::new(pem),
-            }
+            KeySettings { id: arguments.key_id.clone(), algorithm, key: Secret::new(pem) }
         }
         _ => place.signing_key(arguments.key_id.as_deref())?,
     };

@@ -166,9 +166,7 @@ fn flatten(prefix: &str, table: config::Map<String, config::Value>, leaves: &mut
     for (name, value) in table {
         let key = format!("{prefix}{name}");
         match value.kind {
-            ValueKind::Table(inner) if !inner.is_empty() => {
-                flatten(&format!("{key}."), inner, leaves)
-            }
+            ValueKind::Table(inner) if !inner.is_empty() => flatten(&format!("{key}."), inner, leaves),
             kind => {
                 leaves.insert(key, kind);
             }

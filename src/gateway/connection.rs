@@ -105,22 +105,20 @@ impl Connection {
         let peer = self.peer.as_ref();
         let mut close = None;
         shared.metrics.bytes_in.inc_by(bytes.len() as u64);
-        let result = self
-            .decoder
-            .feed(bytes, &shared.settings.limits, |message| {
-                match (message, peer) {
-                    (Message::Close(code), _) => close = Some(code),
-                    // A callback may have closed it: the rest of what was read is not for it.
-                    (message, Some(peer)) if socket.is_open() => match message {
-                        Message::Text(text) => return peer.on_text(text),
-                        Message::Pong(_) => peer.on_pong(),
-                        Message::Ping(payload) => socket.pong(payload),
-                        Message::Close(_) => {}
-                    },
-                    _ => {}
-                }
-                Ok(())
-            });
+        let result = self.decoder.feed(bytes, &shared.settings.limits, |message| {
+            match (message, peer) {
+                (Message::Close(code), _) => close = Some(code),
+                // A callback may have closed it: the rest of what was read is not for it.
+                (message, Some(peer)) if socket.is_open() => match message {
+                    Message::Text(text) => return peer.on_text(text),
+                    Message::Pong(_) => peer.on_pong(),
+                    Message::Ping(payload) => socket.pong(payload),
+                    Message::Close(_) => {}
+                },
+                _ => {}
+            }
+            Ok(())
+        });
         match (result, close) {
             (Err(code), _) => self.fail(code),
             (Ok(frames), None) => self.charge(frames),

@@ -29,20 +29,14 @@ impl Calls {
             Ok(result) => result,
             Err(_) => Err(Failure::Timeout(self.timeout)),
         };
-        self.metrics
-            .call_seconds
-            .get_or_create(&CallLabels { call })
-            .observe(start.elapsed().as_secs_f64());
+        self.metrics.call_seconds.get_or_create(&CallLabels { call }).observe(start.elapsed().as_secs_f64());
         if let Err(failure) = &result {
             let kind = match failure {
                 Failure::Unavailable(_) => InboxFailure::Unavailable,
                 Failure::Timeout(_) => InboxFailure::Timeout,
                 Failure::Refused(_) => InboxFailure::Refused,
             };
-            self.metrics
-                .failures
-                .get_or_create(&FailureLabels { call, kind })
-                .inc();
+            self.metrics.failures.get_or_create(&FailureLabels { call, kind }).inc();
         }
         result
     }

@@ -11,12 +11,7 @@ use crate::domain::{UnixMillis, UserId};
 pub(super) fn furthest(cursors: Vec<Cursor>) -> Vec<Cursor> {
     let mut furthest: BTreeMap<_, Cursor> = BTreeMap::new();
     for cursor in cursors {
-        let key = (
-            cursor.user.clone(),
-            cursor.device.clone(),
-            cursor.stream.clone(),
-            cursor.epoch.0,
-        );
+        let key = (cursor.user.clone(), cursor.device.clone(), cursor.stream.clone(), cursor.epoch.0);
         match furthest.get_mut(&key) {
             Some(known) => known.acked = known.acked.max(cursor.acked),
             None => {

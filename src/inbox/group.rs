@@ -69,10 +69,7 @@ pub(super) async fn append(
         }
     }
     count(metrics, &answers);
-    answers
-        .into_iter()
-        .map(|answer| answer.map_err(|failure| failure.to_error()))
-        .collect()
+    answers.into_iter().map(|answer| answer.map_err(|failure| failure.to_error())).collect()
 }
 
 /// What both stores refuse alike. PostgreSQL's text has no NUL.

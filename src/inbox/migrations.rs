@@ -19,16 +19,8 @@ const DEADLINE: Duration = Duration::from_secs(3600);
 /// What a migration is called and what it does.
 type Source = (i64, &'static str, &'static str);
 
-const POSTGRES: &[Source] = &[(
-    1,
-    "inbox",
-    include_str!("../../migrations/postgres/0001_inbox.sql"),
-)];
-const SQLITE: &[Source] = &[(
-    1,
-    "inbox",
-    include_str!("../../migrations/sqlite/0001_inbox.sql"),
-)];
+const POSTGRES: &[Source] = &[(1, "inbox", include_str!("../../migrations/postgres/0001_inbox.sql"))];
+const SQLITE: &[Source] = &[(1, "inbox", include_str!("../../migrations/sqlite/0001_inbox.sql"))];
 
 /// What [`migrate`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,12 +49,8 @@ pub async fn migrate(url: &str) -> Result<MigrateReport, OpenError> {
             close(connection.close().await, report)
         }
     };
-    let timed_out = OpenError::Migration {
-        reason: format!("it took longer than {DEADLINE:?}"),
-    };
-    tokio::time::timeout(DEADLINE, work)
-        .await
-        .unwrap_or(Err(timed_out))
+    let timed_out = OpenError::Migration { reason: format!("it took longer than {DEADLINE:?}") };
+    tokio::time::timeout(DEADLINE, work).await.unwrap_or(Err(timed_out))
 }
 
 /// Whether `url` names a SQLite file; else it should be PostgreSQL's.
@@ -71,25 +59,16 @@ pub fn is_sqlite(url: &str) -> bool {
 }
 
 /// What remains is closed anyway; only the report matters once there is one.
-fn close<T>(
-    _closed: Result<(), sqlx::Error>,
-    report: Result<T, OpenError>,
-) -> Result<T, OpenError> {
+fn close<T>(_closed: Result<(), sqlx::Error>, report: Result<T, OpenError>) -> Result<T, OpenError> {
     report
 }
 
-async fn run<C: Migrate>(
-    connection: &mut C,
-    sources: &[Source],
-) -> Result<MigrateReport, OpenError> {
+async fn run<C: Migrate>(connection: &mut C, sources: &[Source]) -> Result<MigrateReport, OpenError> {
     let mut migrator = Migrator::with_migrations(sources.iter().map(migration).collect());
     // A newer node may have added some; they keep what older nodes need (expand, then contract).
     migrator.set_ignore_missing(true);
     let before = applied(connection).await.unwrap_or_default();
-    migrator
-        .run_direct(None, connection, false)
-        .await
-        .map_err(failed)?;
+    migrator.run_direct(None, connection, false).await.map_err(failed)?;
     let is_new = |source: &&Source| !before.contains(&source.0);
     Ok(MigrateReport {
         applied: sources
@@ -102,13 +81,7 @@ async fn run<C: Migrate>(
 }
 
 fn migration((version, name, sql): &Source) -> Migration {
-    Migration::new(
-        *version,
-        (*name).into(),
-        MigrationType::Simple,
-        sql.into_sql_str(),
-        false,
-    )
+    Migration::new(*version, (*name).into(), MigrationType::Simple, sql.into_sql_str(), false)
 }
 
 fn failed(error: MigrateError) -> OpenError {
@@ -124,13 +97,8 @@ fn failed(error: MigrateError) -> OpenError {
 
 /// The versions that are there. Fails where no migration ever ran.
 async fn applied<C: Migrate>(connection: &mut C) -> Result<HashSet<i64>, MigrateError> {
-    let applied = connection
-        .list_applied_migrations(&Migrator::DEFAULT.table_name)
-        .await?;
-    Ok(applied
-        .into_iter()
-        .map(|migration| migration.version)
-        .collect())
+    let applied = connection.list_applied_migrations(&Migrator::DEFAULT.table_name).await?;
+    Ok(applied.into_iter().map(|migration| migration.version).collect())
 }
 
 /// Refuses tables that are missing or old. Whether the store works at all was seen before.
@@ -148,9 +116,6 @@ async fn require<C: Migrate>(connection: &mut C, sources: &[Source]) -> Result<(
     let is_missing = |source: &&Source| !applied.contains(&source.0);
     match sources.iter().filter(is_missing).count() {
         0 => Ok(()),
-        missing => Err(OpenError::TablesMissing {
-            missing,
-            known: sources.len(),
-        }),
+        missing => Err(OpenError::TablesMissing { missing, known: sources.len() }),
     }
 }

@@ -35,9 +35,7 @@ pub enum OpenError {
         reason: String,
     },
     /// The server has no such database.
-    #[error(
-        "PostgreSQL at {place} has no such database ({reason}): create it, or change inbox.url"
-    )]
+    #[error("PostgreSQL at {place} has no such database ({reason}): create it, or change inbox.url")]
     NoDatabase {
         /// Host and port, or the socket's folder.
         place: String,
@@ -69,9 +67,7 @@ pub enum OpenError {
         reason: String,
     },
     /// It takes too long.
-    #[error(
-        "the inbox's store at {place} did not answer within {timeout:?}: see whether it is overloaded"
-    )]
+    #[error("the inbox's store at {place} did not answer within {timeout:?}: see whether it is overloaded")]
     Timeout {
         /// Host and port, or the file.
         place: String,

@@ -40,11 +40,5 @@ pub(super) fn cut(request: &Read, found: Found) -> Page {
         Some(last) if is_cut => last.seq,
         _ => found.head,
     };
-    Page {
-        epoch: found.epoch,
-        floor: found.floor,
-        head: found.head,
-        through,
-        entries,
-    }
+    Page { epoch: found.epoch, floor: found.floor, head: found.head, through, entries }
 }

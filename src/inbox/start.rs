@@ -101,13 +101,10 @@ async fn opened(
     max_devices: u32,
     now: UnixMillis,
 ) -> Result<Vec<Result<Opened, InboxError>>, Failure> {
-    let mut answers: Vec<Option<Result<Opened, InboxError>>> =
-        requests.iter().map(|_| None).collect();
+    let mut answers: Vec<Option<Result<Opened, InboxError>>> = requests.iter().map(|_| None).collect();
     let mut writes = Writes::default();
     for _ in 0..max_devices.saturating_add(SPARE_ROUNDS) {
-        let waiting: Vec<usize> = (0..requests.len())
-            .filter(|place| answers[*place].is_none())
-            .collect();
+        let waiting: Vec<usize> = (0..requests.len()).filter(|place| answers[*place].is_none()).collect();
         if waiting.is_empty() {
             break;
         }
@@ -127,10 +124,7 @@ async fn opened(
         store.place(&cursors).await?;
     }
     let contended = || Failure::unavailable("other devices of the user kept taking the place");
-    Ok(answers
-        .into_iter()
-        .map(|answer| answer.unwrap_or_else(|| Err(contended().to_error())))
-        .collect())
+    Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(contended().to_error()))).collect())
 }
 
 /// Takes places for the devices that are new and have room; one a user, as two of one user
@@ -148,8 +142,7 @@ async fn add_devices(
             && found.last_used.is_none()
             && found.others < max_devices
         {
-            new.entry(request.user.clone())
-                .or_insert_with(|| device.clone());
+            new.entry(request.user.clone()).or_insert_with(|| device.clone());
         }
     }
     if new.is_empty() {
@@ -207,11 +200,7 @@ fn start(request: &Open, found: &Found) -> Opened {
     let (position, gap_from) = match believed {
         Some((epoch, seq)) => {
             let fits = epoch.is_none_or(|epoch| epoch == found.epoch) && seq <= found.head;
-            if fits && seq >= found.floor {
-                (seq, None)
-            } else {
-                (found.floor, Some(seq))
-            }
+            if fits && seq >= found.floor { (seq, None) } else { (found.floor, Some(seq)) }
         }
         None if is_own && request.device.is_some() && found.others == 0 => (found.floor, None),
         None if is_own && request.device.is_some() => {

@@ -94,16 +94,8 @@ impl BrokerMetrics {
     }
 
     fn register_transport(&self, registry: &mut Registry) {
-        registry.register(
-            "broker_failures",
-            "Calls that failed or timed out",
-            self.failures.clone(),
-        );
-        registry.register(
-            "broker_up",
-            "1 while connected and taking messages",
-            self.up.clone(),
-        );
+        registry.register("broker_failures", "Calls that failed or timed out", self.failures.clone());
+        registry.register("broker_up", "1 while connected and taking messages", self.up.clone());
         registry.register(
             "broker_blocked",
             "1 while connected but blocked by an alarm of the broker",
@@ -149,11 +141,7 @@ impl BrokerMetrics {
             "Messages for nodes that were not there",
             self.unroutable.clone(),
         );
-        registry.register(
-            "broker_requests",
-            "Control requests, by how they ended",
-            self.requests.clone(),
-        );
+        registry.register("broker_requests", "Control requests, by how they ended", self.requests.clone());
     }
 
     fn register_ingress(&self, registry: &mut Registry) {

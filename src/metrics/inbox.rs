@@ -62,16 +62,8 @@ impl InboxMetrics {
             Unit::Seconds,
             metrics.call_seconds.clone(),
         );
-        registry.register(
-            "inbox_failures",
-            "Calls that failed or timed out",
-            metrics.failures.clone(),
-        );
-        registry.register(
-            "inbox_appended",
-            "Notifications committed",
-            metrics.appended.clone(),
-        );
+        registry.register("inbox_failures", "Calls that failed or timed out", metrics.failures.clone());
+        registry.register("inbox_appended", "Notifications committed", metrics.appended.clone());
         registry.register(
             "inbox_entries",
             "Entries committed: a notification has one for each recipient",
@@ -99,11 +91,7 @@ impl InboxMetrics {
 impl Default for InboxMetrics {
     fn default() -> Self {
         // From a commit on a fast disk (0.5 ms) to the default deadline.
-        let buckets = || {
-            Histogram::new([
-                0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 5.0,
-            ])
-        };
+        let buckets = || Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.0, 5.0]);
         Self {
             call_seconds: Family::new_with_constructor(buckets),
             failures: Family::default(),

@@ -60,7 +60,9 @@ pub(super) async fn presence(config: &Config, clock: &Clock, metrics: &Metrics) 
 pub(super) async fn check_skew(presence: &dyn Presence) -> Result<()> {
     let skew_ms = presence.skew_ms().await?;
     if skew_ms.abs() > MAX_SKEW_MS {
-        bail!("the clock of this machine is {skew_ms} ms off that of Redis; at most {MAX_SKEW_MS} ms: set the clock");
+        bail!(
+            "the clock of this machine is {skew_ms} ms off that of Redis; at most {MAX_SKEW_MS} ms: set the clock"
+        );
     }
     Ok(())
 }

@@ -120,7 +120,8 @@ impl Node {
         let presence = backends::presence(&config, &clock, &metrics).await?;
         backends::check_skew(presence.as_ref()).await?;
         backends::claim_id(presence.as_ref(), &lease, config.node.lease_ttl).await?;
-        let (broker, inlets) = backends::broker(&config, &lease.boot, &clock, &metrics, &tracker, &cancel).await?;
+        let (broker, inlets) =
+            backends::broker(&config, &lease.boot, &clock, &metrics, &tracker, &cancel).await?;
 
         let router = Arc::new(Router::new(
             config.node.id.clone(),
@@ -130,8 +131,11 @@ impl Node {
             metrics.publish.clone(),
         ));
         let tokens = Arc::new(UserTokens::new(auth.users.clone()).map_err(|bad| key_error(&bad))?);
-        let publishers =
-            Arc::new(Publishers::new(auth.publishers.clone(), config.broker.default_publisher.clone(), Arc::clone(&tokens)));
+        let publishers = Arc::new(Publishers::new(
+            auth.publishers.clone(),
+            config.broker.default_publisher.clone(),
+            Arc::clone(&tokens),
+        ));
         let delivery = Delivery::new(
             delivery::Parts {
                 node: config.node.id.clone(),
@@ -246,7 +250,8 @@ impl Node {
             tracker: self.tracker.clone(),
         });
         let connect = clients.routes(sockets).map(warp::reply::Reply::into_response);
-        let routes = connect.or(http::client_routes(Arc::clone(state))).unify().recover(http::recover).unify();
+        let routes =
+            connect.or(http::client_routes(Arc::clone(state))).unify().recover(http::recover).unify();
         let service = TowerToHyperService::new(warp::service(routes));
         let metrics = self.metrics.gateway.clone();
         self.tracker.spawn(accept::serve(listener, service, self.accept_settings(), lifetime, metrics));
@@ -305,7 +310,8 @@ impl Node {
 }
 
 fn bind(key: &str, address: SocketAddr) -> Result<TcpListener> {
-    accept::bind(address).with_context(|| format!("cannot listen on {address}: change {key} or free the port"))
+    accept::bind(address)
+        .with_context(|| format!("cannot listen on {address}: change {key} or free the port"))
 }
 
 /// Configured secrets, or those of the trial set-up.
@@ -319,7 +325,8 @@ fn secrets(config: &Config, http: SocketAddr) -> Result<(AuthConfig, Option<Tria
 }
 
 fn key_error(bad: &[(usize, crate::auth::KeyError)]) -> anyhow::Error {
-    let lines: Vec<String> = bad.iter().map(|(index, error)| format!("auth.users.keys[{index}]: {error}")).collect();
+    let lines: Vec<String> =
+        bad.iter().map(|(index, error)| format!("auth.users.keys[{index}]: {error}")).collect();
     anyhow::anyhow!(lines.join("; "))
 }
 
@@ -364,4 +371,3 @@ fn publish_settings(config: &Config) -> publish::Settings {
         workers: COMMIT_WORKERS,
     }
 }
-

@@ -69,7 +69,8 @@ impl Watcher {
         let mut inbox_was_up = true;
         let mut broker_was = *self.broker.health().borrow();
         for look in 0_u32.. {
-            tokio::time::sleep(LOOK.mul_f64(rand::rng().random_range(0.9..1.1))).await;
+            let pause = LOOK.mul_f64(rand::rng().random_range(0.9..1.1));
+            tokio::time::sleep(pause).await;
             inbox_was_up = self.look_at_inbox(inbox_was_up).await;
             broker_was = self.look_at_broker(broker_was);
             let blind = self.delivery.is_blind();
@@ -79,7 +80,11 @@ impl Watcher {
             if look % SWEEP_LOOKS == SWEEP_LOOKS - 1 && inbox_was_up {
                 self.sweep().await;
             }
-            let presence = if blind { Check::Down("this node cannot refresh its presence".to_owned()) } else { Check::Up };
+            let presence = if blind {
+                Check::Down("this node cannot refresh its presence".to_owned())
+            } else {
+                Check::Up
+            };
             self.readiness.send_modify(|ready| {
                 ready.blind = blind;
                 ready.presence = presence;
@@ -98,7 +103,9 @@ impl Watcher {
                     info!("the inbox is back: ingress is taken again and heads are checked");
                     self.delivery.check_heads_soon();
                 }
-                Err(error) => warn!(%error, "the inbox is away: publishes get 503 and ingress stays in its queues"),
+                Err(error) => {
+                    warn!(%error, "the inbox is away: publishes get 503 and ingress stays in its queues")
+                }
             }
         }
         let check = checked.map_or_else(|error| Check::Down(error.to_string()), |()| Check::Up);
@@ -111,7 +118,9 @@ impl Watcher {
         if health != was {
             match health {
                 Health::Up => info!("the broker is back"),
-                Health::Blocked => warn!("the broker takes no messages: other nodes are reached by head checks"),
+                Health::Blocked => {
+                    warn!("the broker takes no messages: other nodes are reached by head checks")
+                }
                 Health::Down => warn!("the broker is away: other nodes are reached by head checks"),
             }
         }
@@ -133,7 +142,9 @@ impl Watcher {
             match self.inbox.sweep(now, keys_before, SWEEP_ROWS).await {
                 Ok(0) => return,
                 Ok(rows) => debug!(rows, "out-of-date rows were removed"),
-                Err(error) => return warn!(%error, "out-of-date rows were not removed; tried again in a minute"),
+                Err(error) => {
+                    return warn!(%error, "out-of-date rows were not removed; tried again in a minute");
+                }
             }
         }
     }

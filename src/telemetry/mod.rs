@@ -33,9 +33,7 @@ pub enum TelemetryError {
 /// [`TelemetryError`] if the directives are malformed or logging has been started before.
 pub fn start(directives: &str, format: Format) -> Result<(), TelemetryError> {
     let filter = EnvFilter::builder().parse(directives)?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         Format::Human => {
             let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

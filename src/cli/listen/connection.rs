@@ -99,11 +99,7 @@ impl Connection<'_> {
     /// # Errors
     /// Standard output cannot be written any more.
     pub(super) async fn run(self, stop: &mut Stop) -> Result<End, Failure> {
-        let mut session = Session {
-            welcomed: None,
-            patience: HANDSHAKE,
-            bye: None,
-        };
+        let mut session = Session { welcomed: None, patience: HANDSHAKE, bye: None };
         let connecting = tokio::time::timeout(HANDSHAKE, self.connect());
         let connected = tokio::select! {
             connected = connecting => connected,
@@ -121,14 +117,8 @@ impl Connection<'_> {
         let refused = |error: Error| End::Refused(format!("--url {}: {error}", self.url));
         let mut request = self.url.into_client_request().map_err(refused)?;
         let protocol = HeaderValue::from_static("fanfare.v1");
-        request
-            .headers_mut()
-            .insert(SEC_WEBSOCKET_PROTOCOL, protocol);
-        let lost = |why: String, after| End::Lost {
-            why,
-            after,
-            lived: Duration::ZERO,
-        };
+        request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, protocol);
+        let lost = |why: String, after| End::Lost { why, after, lived: Duration::ZERO };
         let (mut socket, _) = connect_async(request).await.map_err(|error| match error {
             Error::Http(response) => {
                 let status = response.status();
@@ -205,21 +195,13 @@ fn act(
     show: &mut Show,
 ) -> Result<Option<String>, Failure> {
     match frame {
-        Frame::Notification {
-            stream,
-            seq,
-            notification,
-        } => {
+        Frame::Notification { stream, seq, notification } => {
             let place = seq.map_or_else(|| stream.clone(), |seq| format!("{stream} {seq}"));
             show.notification(&place, &notification, text)?;
             return Ok(seq.and_then(|seq| follower.ack(&stream, seq)));
         }
         Frame::Cancelled { stream, seq, id } => {
-            show.event(
-                &format!("{stream} {seq}"),
-                &format!("cancelled: {id}"),
-                text,
-            )?;
+            show.event(&format!("{stream} {seq}"), &format!("cancelled: {id}"), text)?;
             return Ok(follower.ack(&stream, seq));
         }
         Frame::Ping => return Ok(Some(r#"{"type":"pong"}"#.to_owned())),

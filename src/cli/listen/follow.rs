@@ -126,10 +126,7 @@ pub(super) enum Taken {
 
 impl Follower {
     pub(super) fn new(hello: Hello) -> Self {
-        Self {
-            hello,
-            positions: BTreeMap::new(),
-        }
+        Self { hello, positions: BTreeMap::new() }
     }
 
     /// The `hello` frame; from the second connection on it says where to go on.
@@ -170,12 +167,9 @@ impl Follower {
         let frame = serde_json::from_str(text)
             .map_err(|error| format!("the server sent a frame that cannot be read: {error}"))?;
         let (stream, seq, is_entry) = match &frame {
-            Frame::Notification {
-                stream,
-                seq: Some(seq),
-                ..
+            Frame::Notification { stream, seq: Some(seq), .. } | Frame::Cancelled { stream, seq, .. } => {
+                (stream, *seq, true)
             }
-            | Frame::Cancelled { stream, seq, .. } => (stream, *seq, true),
             Frame::CaughtUp { stream, through } => (stream, *through, false),
             Frame::Gap { stream, to, .. } => (stream, *to, false),
             Frame::Welcome(welcome) => {
@@ -203,10 +197,7 @@ impl Follower {
         match &start.epoch {
             Some(epoch) if *epoch != position.epoch => {
                 // What was known is of another life; without `from` the stream starts at 0.
-                *position = Position {
-                    epoch: epoch.clone(),
-                    seq: start.from.unwrap_or(0),
-                };
+                *position = Position { epoch: epoch.clone(), seq: start.from.unwrap_or(0) };
             }
             _ => position.seq = position.seq.max(from),
         }

@@ -75,11 +75,7 @@ enum Tokens {
     /// One that somebody gave; when it has run out, listening ends.
     Given(Secret),
     /// Signed anew for each connection.
-    Signed {
-        place: Box<Place>,
-        user: UserId,
-        topics: Vec<String>,
-    },
+    Signed { place: Box<Place>, user: UserId, topics: Vec<String> },
 }
 
 impl Tokens {
@@ -94,11 +90,7 @@ impl Tokens {
     fn next(&self) -> Result<Secret, Failure> {
         match self {
             Self::Given(token) => Ok(token.clone()),
-            Self::Signed {
-                place,
-                user,
-                topics,
-            } => place.listen_token(user, topics.clone()),
+            Self::Signed { place, user, topics } => place.listen_token(user, topics.clone()),
         }
     }
 }
@@ -108,11 +100,8 @@ fn device(arguments: &ListenArguments) -> Result<DeviceId, Failure> {
         return Ok(device.clone());
     }
     let host = gethostname::gethostname().to_string_lossy().into_owned();
-    DeviceId::new(format!("cli-{host}")).map_err(|error| {
-        Failure::new(format!(
-            "give --device, since the host name is no id: {error}"
-        ))
-    })
+    DeviceId::new(format!("cli-{host}"))
+        .map_err(|error| Failure::new(format!("give --device, since the host name is no id: {error}")))
 }
 
 /// `http://host` or `ws://host` as the WebSocket's address.
@@ -121,8 +110,7 @@ fn connect_url(url: &str) -> Result<String, Failure> {
         Some(("http" | "ws", rest)) => format!("ws://{rest}"),
         Some(("https" | "wss", rest)) => format!("wss://{rest}"),
         _ => {
-            let message =
-                format!("--url must begin with http://, https://, ws:// or wss://; got {url:?}");
+            let message = format!("--url must begin with http://, https://, ws:// or wss://; got {url:?}");
             return Err(Failure::new(message));
         }
     };
@@ -137,13 +125,9 @@ struct Stop {
 
 impl Stop {
     fn new() -> Result<Self, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| Failure::new(format!("cannot wait for signals: {error}")))
-        };
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-        })
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::new(format!("cannot wait for signals: {error}")));
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
     /// Waits until the program is to stop.
@@ -183,8 +167,7 @@ impl Listening {
             };
             failures = if lived >= SETTLED { 0 } else { failures + 1 };
             let wait = after.unwrap_or_else(|| full_jitter(failures, rand::rng().random()));
-            self.show
-                .status(&format!("{why}; back in {} ms", wait.as_millis()));
+            self.show.status(&format!("{why}; back in {} ms", wait.as_millis()));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.asked() => return Ok(()),

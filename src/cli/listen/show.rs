@@ -15,11 +15,7 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn new(json: bool, count: Option<u64>) -> Self {
-        Self {
-            json,
-            coloured: output::has_colours() && !json,
-            left: count,
-        }
+        Self { json, coloured: output::has_colours() && !json, left: count }
     }
 
     /// Whether as many notifications as were asked for have been shown.
@@ -28,10 +24,7 @@ impl Show {
     }
 
     /// Something about the connection, for people only.
-    #[expect(
-        clippy::unused_self,
-        reason = "where status goes is this type's decision"
-    )]
+    #[expect(clippy::unused_self, reason = "where status goes is this type's decision")]
     pub(super) fn status(&self, text: &str) {
         eprintln!("fanfare: {}", harmless(text));
     }

@@ -56,8 +56,8 @@ impl Filters {
             _ => Err(format!("must be in 1..={MAX_LIMIT}; got {text:?}")),
         };
         Ok(Self {
-            user: query::one(&pairs, "user", UserId::new)?,
-            node: query::one(&pairs, "node", NodeId::new)?,
+            user: query::one(&pairs, "user", |text| UserId::new(text))?,
+            node: query::one(&pairs, "node", |text| NodeId::new(text))?,
             limit: query::one(&pairs, "limit", limit)?.unwrap_or(DEFAULT_LIMIT),
         })
     }

@@ -113,9 +113,7 @@ impl<'a> Columns<'a> {
             columns.created.push(notification.created_at.as_i64());
             let expires = notification.expires_at.map(|at| at.as_i64());
             columns.expires.push(expires);
-            columns
-                .publishers
-                .push(key.map(|key| key.publisher.as_str()));
+            columns.publishers.push(key.map(|key| key.publisher.as_str()));
             columns.keys.push(key.map(|key| key.key.as_str()));
             columns.hashes.push(key.map(|key| &key.request_hash[..]));
             for recipient in &append.recipients {
@@ -201,15 +199,9 @@ impl PostgresInbox {
         for row in rows {
             let (place, hash, first) = first(&row).map_err(|error| self.failure(error))?;
             let place = usize::try_from(place).unwrap_or(usize::MAX);
-            let is_same = items[place]
-                .idempotency
-                .as_ref()
-                .is_some_and(|key| key.request_hash[..] == hash[..]);
-            answers[place] = Some(Ok(if is_same {
-                Appended::Replayed(first)
-            } else {
-                Appended::KeyReused
-            }));
+            let is_same =
+                items[place].idempotency.as_ref().is_some_and(|key| key.request_hash[..] == hash[..]);
+            answers[place] = Some(Ok(if is_same { Appended::Replayed(first) } else { Appended::KeyReused }));
         }
         Ok(())
     }
@@ -219,9 +211,7 @@ impl Commit for PostgresInbox {
     async fn commit(&self, items: &[&Append]) -> Result<Vec<Result<Appended, Failure>>, Failure> {
         let mut answers: Vec<Option<Result<Appended, Failure>>> = vec![None; items.len()];
         let open = |answers: &[Option<_>]| -> Vec<usize> {
-            (0..items.len())
-                .filter(|place| answers[*place].is_none())
-                .collect()
+            (0..items.len()).filter(|place| answers[*place].is_none()).collect()
         };
         for round in 0..ROUNDS {
             let fresh = without_repeats(items, open(&answers));
@@ -258,10 +248,7 @@ fn finish(
     answers: Vec<Option<Result<Appended, Failure>>>,
     otherwise: &Failure,
 ) -> Vec<Result<Appended, Failure>> {
-    answers
-        .into_iter()
-        .map(|answer| answer.unwrap_or_else(|| Err(otherwise.clone())))
-        .collect()
+    answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(otherwise.clone()))).collect()
 }
 
 fn stored(row: &PgRow) -> Result<(Vec<i64>, impl Iterator<Item = Place>), sqlx::Error> {
@@ -272,10 +259,7 @@ fn stored(row: &PgRow) -> Result<(Vec<i64>, impl Iterator<Item = Place>), sqlx::
         .unwrap_or_default()
         .into_iter()
         .zip(epochs.unwrap_or_default())
-        .map(|(seq, epoch)| Place {
-            epoch: epoch_of(epoch),
-            seq: Seq::from_i64(seq),
-        });
+        .map(|(seq, epoch)| Place { epoch: epoch_of(epoch), seq: Seq::from_i64(seq) });
     Ok((items.unwrap_or_default(), places))
 }
 

@@ -56,9 +56,7 @@ fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
         reason: "it cannot be read; are `@`, `/` and `:` in the password percent-encoded?".into(),
     })?;
     // At debug level the driver would log every statement.
-    Ok(options
-        .application_name("fanfare")
-        .disable_statement_logging())
+    Ok(options.application_name("fanfare").disable_statement_logging())
 }
 
 /// The server ends what takes too long before the caller stops waiting: so the caller learns
@@ -95,15 +93,11 @@ fn place(options: &PgConnectOptions) -> String {
 /// SQLSTATEs: class 28 is "invalid authorization", 3D000 "invalid catalog name".
 fn refused(options: &PgConnectOptions, place: String, error: &sqlx::Error) -> OpenError {
     let reason = error.to_string();
-    let code = error
-        .as_database_error()
-        .and_then(|database| database.code());
+    let code = error.as_database_error().and_then(|database| database.code());
     match code.as_deref() {
-        Some(code) if code.starts_with("28") => OpenError::Forbidden {
-            place,
-            user: options.get_username().to_owned(),
-            reason,
-        },
+        Some(code) if code.starts_with("28") => {
+            OpenError::Forbidden { place, user: options.get_username().to_owned(), reason }
+        }
         Some("3D000") => OpenError::NoDatabase { place, reason },
         _ => OpenError::Unreachable { place, reason },
     }

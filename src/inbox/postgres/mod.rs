@@ -38,18 +38,11 @@ impl PostgresInbox {
     ///
     /// # Errors
     /// What to change; [`OpenError::TablesMissing`] names `fanfare migrate`.
-    pub async fn open(
-        settings: &Settings,
-        clock: Clock,
-        metrics: InboxMetrics,
-    ) -> Result<Self, OpenError> {
+    pub async fn open(settings: &Settings, clock: Clock, metrics: InboxMetrics) -> Result<Self, OpenError> {
         let pool = connect::pool(settings).await?;
         Ok(Self {
             pool,
-            calls: Calls {
-                timeout: settings.timeout,
-                metrics,
-            },
+            calls: Calls { timeout: settings.timeout, metrics },
             clock,
             max_devices: settings.max_devices,
         })
@@ -57,9 +50,7 @@ impl PostgresInbox {
 
     async fn lease(&self) -> Result<Lease, Failure> {
         let connection = self.pool.acquire().await;
-        Ok(Lease {
-            connection: Some(connection.map_err(|error| self.failure(error))?),
-        })
+        Ok(Lease { connection: Some(connection.map_err(|error| self.failure(error))?) })
     }
 
     fn failure(&self, error: sqlx::Error) -> Failure {
@@ -80,9 +71,7 @@ struct Lease {
 
 impl Lease {
     fn connection(&mut self) -> &mut PgConnection {
-        self.connection
-            .as_mut()
-            .expect("a lease has its connection until it ends")
+        self.connection.as_mut().expect("a lease has its connection until it ends")
     }
 
     /// Ends the lease; the connection is kept if the server spoke the last word.

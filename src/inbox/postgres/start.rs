@@ -110,23 +110,15 @@ where cursors.user_id = stale.user_id and cursors.device = stale.device
 
 /// Users and devices as two arrays.
 fn columns(devices: &[(UserId, DeviceId)]) -> (Vec<&str>, Vec<&str>) {
-    devices
-        .iter()
-        .map(|(user, device)| (user.as_str(), device.as_str()))
-        .unzip()
+    devices.iter().map(|(user, device)| (user.as_str(), device.as_str())).unzip()
 }
 
 impl Starts for PostgresInbox {
     async fn find(&self, requests: &[&Open], now: UnixMillis) -> Result<Vec<Found>, Failure> {
         let users: Vec<&str> = requests.iter().map(|open| open.user.as_str()).collect();
-        let devices: Vec<Option<&str>> = requests
-            .iter()
-            .map(|open| open.device.as_ref().map(|device| device.as_str()))
-            .collect();
-        let streams: Vec<String> = requests
-            .iter()
-            .map(|open| open.stream.to_string())
-            .collect();
+        let devices: Vec<Option<&str>> =
+            requests.iter().map(|open| open.device.as_ref().map(|device| device.as_str())).collect();
+        let streams: Vec<String> = requests.iter().map(|open| open.stream.to_string()).collect();
         let own: Vec<bool> = requests
             .iter()
             .map(|open| matches!(&open.stream, Stream::User(user) if *user == open.user))
@@ -172,17 +164,12 @@ impl Starts for PostgresInbox {
             })
             .await?;
         let is_added = |(user, device): &&(UserId, DeviceId)| {
-            rows.iter()
-                .any(|row| row.0 == user.as_str() && row.1 == device.as_str())
+            rows.iter().any(|row| row.0 == user.as_str() && row.1 == device.as_str())
         };
         Ok(devices.iter().filter(is_added).cloned().collect())
     }
 
-    async fn touch_devices(
-        &self,
-        devices: &[(UserId, DeviceId)],
-        now: UnixMillis,
-    ) -> Result<(), Failure> {
+    async fn touch_devices(&self, devices: &[(UserId, DeviceId)], now: UnixMillis) -> Result<(), Failure> {
         let (users, names) = columns(devices);
         self.calls
             .within("touch_devices", async {
@@ -220,18 +207,9 @@ impl PostgresInbox {
         cursors: &[&Placing],
     ) -> Result<(), Failure> {
         let users: Vec<&str> = cursors.iter().map(|cursor| cursor.user.as_str()).collect();
-        let devices: Vec<&str> = cursors
-            .iter()
-            .map(|cursor| cursor.device.as_str())
-            .collect();
-        let streams: Vec<String> = cursors
-            .iter()
-            .map(|cursor| cursor.stream.to_string())
-            .collect();
-        let epochs: Vec<i64> = cursors
-            .iter()
-            .map(|cursor| i64::from(cursor.epoch.0))
-            .collect();
+        let devices: Vec<&str> = cursors.iter().map(|cursor| cursor.device.as_str()).collect();
+        let streams: Vec<String> = cursors.iter().map(|cursor| cursor.stream.to_string()).collect();
+        let epochs: Vec<i64> = cursors.iter().map(|cursor| i64::from(cursor.epoch.0)).collect();
         let starts: Vec<i64> = cursors.iter().map(|cursor| cursor.start.as_i64()).collect();
         let replaced: Vec<(i64, i64)> = cursors
             .iter()
@@ -268,9 +246,7 @@ fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
         epoch: epoch_of(row.try_get("epoch")?),
         head: Seq::from_i64(row.try_get("head")?),
         floor: Seq::from_i64(row.try_get("floor")?),
-        cursor: cursor_epoch
-            .zip(cursor_acked)
-            .map(|(epoch, acked)| (epoch_of(epoch), Seq::from_i64(acked))),
+        cursor: cursor_epoch.zip(cursor_acked).map(|(epoch, acked)| (epoch_of(epoch), Seq::from_i64(acked))),
         last_used: last_used.map(UnixMillis::from_i64),
         others: u32::try_from(row.try_get::<i64, _>("others")?).unwrap_or(u32::MAX),
         unread: u64::try_from(row.try_get::<i64, _>("unread")?).unwrap_or_default(),

@@ -74,21 +74,13 @@ where cursors.user_id = further.user_id and cursors.device = further.device
 
 impl PostgresInbox {
     async fn pages(&self, requests: &[Read], now: UnixMillis) -> Result<Vec<Page>, Failure> {
-        let streams: Vec<String> = requests
-            .iter()
-            .map(|read| read.stream.to_string())
-            .collect();
+        let streams: Vec<String> = requests.iter().map(|read| read.stream.to_string()).collect();
         let after: Vec<i64> = requests.iter().map(|read| read.after.as_i64()).collect();
-        let all: Vec<bool> = requests
-            .iter()
-            .map(|read| read.audience == Audience::All)
-            .collect();
+        let all: Vec<bool> = requests.iter().map(|read| read.audience == Audience::All).collect();
         let devices: Vec<Option<&str>> = requests.iter().map(device).collect();
         let entries: Vec<i64> = requests.iter().map(page::wanted).collect();
-        let bytes: Vec<i64> = requests
-            .iter()
-            .map(|read| i64::try_from(read.max_bytes).unwrap_or(i64::MAX))
-            .collect();
+        let bytes: Vec<i64> =
+            requests.iter().map(|read| i64::try_from(read.max_bytes).unwrap_or(i64::MAX)).collect();
         let rows = self
             .calls
             .within("read", async {
@@ -107,11 +99,7 @@ impl PostgresInbox {
             })
             .await?;
         let found = found(&rows).map_err(|error| self.failure(error))?;
-        Ok(requests
-            .iter()
-            .zip(found)
-            .map(|(request, found)| page::cut(request, found))
-            .collect())
+        Ok(requests.iter().zip(found).map(|(request, found)| page::cut(request, found)).collect())
     }
 
     async fn stand(&self, streams: &[Stream]) -> Result<Vec<Head>, Failure> {
@@ -120,34 +108,19 @@ impl PostgresInbox {
             .calls
             .within("heads", async {
                 let mut lease = self.lease().await?;
-                let result = sqlx::query_as(HEADS)
-                    .bind(&names)
-                    .fetch_all(lease.connection())
-                    .await;
+                let result = sqlx::query_as(HEADS).bind(&names).fetch_all(lease.connection()).await;
                 lease.end(result).map_err(|error| self.failure(error))
             })
             .await?;
-        let head = |(epoch, head)| Head {
-            epoch: epoch_of(epoch),
-            head: Seq::from_i64(head),
-        };
+        let head = |(epoch, head)| Head { epoch: epoch_of(epoch), head: Seq::from_i64(head) };
         Ok(rows.into_iter().map(head).collect())
     }
 
     async fn move_cursors(&self, cursors: &[Cursor]) -> Result<(), Failure> {
         let users: Vec<&str> = cursors.iter().map(|cursor| cursor.user.as_str()).collect();
-        let devices: Vec<&str> = cursors
-            .iter()
-            .map(|cursor| cursor.device.as_str())
-            .collect();
-        let streams: Vec<String> = cursors
-            .iter()
-            .map(|cursor| cursor.stream.to_string())
-            .collect();
-        let epochs: Vec<i64> = cursors
-            .iter()
-            .map(|cursor| i64::from(cursor.epoch.0))
-            .collect();
+        let devices: Vec<&str> = cursors.iter().map(|cursor| cursor.device.as_str()).collect();
+        let streams: Vec<String> = cursors.iter().map(|cursor| cursor.stream.to_string()).collect();
+        let epochs: Vec<i64> = cursors.iter().map(|cursor| i64::from(cursor.epoch.0)).collect();
         let acked: Vec<i64> = cursors.iter().map(|cursor| cursor.acked.as_i64()).collect();
         self.calls
             .within("commit", async {

@@ -72,12 +72,7 @@ impl PostgresInbox {
         Ok(done.rows_affected())
     }
 
-    async fn sweep_all(
-        &self,
-        now: UnixMillis,
-        keys_before: UnixMillis,
-        limit: u32,
-    ) -> Result<u64, Failure> {
+    async fn sweep_all(&self, now: UnixMillis, keys_before: UnixMillis, limit: u32) -> Result<u64, Failure> {
         let keys = self.sweep_kind(SWEEP_KEYS, keys_before, limit).await?;
         let entries = self.sweep_kind(SWEEP_ENTRIES, now, limit).await?;
         let bodies = self.sweep_kind(SWEEP_BODIES, now, limit).await?;
@@ -101,18 +96,12 @@ impl Upkeep for PostgresInbox {
 
     async fn seen(&self, users: Vec<(UserId, UnixMillis)>) -> Result<(), InboxError> {
         let latest = cursors::latest(users);
-        let (users, times): (Vec<&str>, Vec<i64>) = latest
-            .iter()
-            .map(|(user, at)| (user.as_str(), at.as_i64()))
-            .unzip();
+        let (users, times): (Vec<&str>, Vec<i64>) =
+            latest.iter().map(|(user, at)| (user.as_str(), at.as_i64())).unzip();
         self.calls
             .within("seen", async {
                 let mut lease = self.lease().await?;
-                let result = sqlx::query(SEEN)
-                    .bind(&users)
-                    .bind(&times)
-                    .execute(lease.connection())
-                    .await;
+                let result = sqlx::query(SEEN).bind(&users).bind(&times).execute(lease.connection()).await;
                 lease.end(result).map_err(|error| self.failure(error))
             })
             .await
@@ -126,10 +115,7 @@ impl Upkeep for PostgresInbox {
             .calls
             .within("last_seen", async {
                 let mut lease = self.lease().await?;
-                let result = sqlx::query_scalar(LAST_SEEN)
-                    .bind(&names)
-                    .fetch_all(lease.connection())
-                    .await;
+                let result = sqlx::query_scalar(LAST_SEEN).bind(&names).fetch_all(lease.connection()).await;
                 lease.end(result).map_err(|error| self.failure(error))
             })
             .await
@@ -138,12 +124,7 @@ impl Upkeep for PostgresInbox {
         Ok(rows.into_iter().map(time).collect())
     }
 
-    async fn sweep(
-        &self,
-        now: UnixMillis,
-        keys_before: UnixMillis,
-        limit: u32,
-    ) -> Result<u64, InboxError> {
+    async fn sweep(&self, now: UnixMillis, keys_before: UnixMillis, limit: u32) -> Result<u64, InboxError> {
         let swept = self.sweep_all(now, keys_before, limit).await;
         swept.map_err(|failure| failure.to_error())
     }

@@ -22,8 +22,7 @@ const REPLAY: &str = r#"
 select hash, body, answered, online from idempotency where publisher = ?1 and key = ?2
 "#;
 
-const ADD_BODY: &str =
-    "insert into bodies (id, json, created_at, expires_at) values (?1, ?2, ?3, ?4)";
+const ADD_BODY: &str = "insert into bodies (id, json, created_at, expires_at) values (?1, ?2, ?3, ?4)";
 
 /// Rows: [name, entries]. "where true" keeps the parser from reading "on" as a join's.
 const COUNT: &str = r#"
@@ -42,8 +41,7 @@ select value ->> 0, value ->> 1, unhex(value ->> 2), value ->> 3, value ->> 4
 from json_each(?1)
 "#;
 
-const ANSWERED: &str =
-    "update idempotency set answered = 1, online = ?3 where publisher = ?1 and key = ?2";
+const ANSWERED: &str = "update idempotency set answered = 1, online = ?3 where publisher = ?1 and key = ?2";
 
 /// A stream whose counter was raised for this group.
 #[derive(Debug)]
@@ -68,10 +66,7 @@ impl Commit for SqliteInbox {
     }
 }
 
-async fn append(
-    connection: &mut SqliteConnection,
-    items: &[&Append],
-) -> Result<Vec<Appended>, sqlx::Error> {
+async fn append(connection: &mut SqliteConnection, items: &[&Append]) -> Result<Vec<Appended>, sqlx::Error> {
     let mut answers: Vec<Option<Appended>> = Vec::with_capacity(items.len());
     for item in items {
         let earlier = match &item.idempotency {
@@ -83,12 +78,8 @@ async fn append(
         }
         answers.push(earlier);
     }
-    let fresh: Vec<&Append> = items
-        .iter()
-        .zip(&answers)
-        .filter(|(_, answer)| answer.is_none())
-        .map(|(item, _)| *item)
-        .collect();
+    let fresh: Vec<&Append> =
+        items.iter().zip(&answers).filter(|(_, answer)| answer.is_none()).map(|(item, _)| *item).collect();
     let mut stored = add_entries(connection, &fresh).await?.into_iter();
     Ok(answers
         .into_iter()
@@ -113,11 +104,8 @@ async fn take_key(
     if taken.rows_affected() > 0 {
         return Ok(None);
     }
-    let row = sqlx::query(REPLAY)
-        .bind(key.publisher.as_str())
-        .bind(&key.key)
-        .fetch_one(&mut *connection)
-        .await?;
+    let row =
+        sqlx::query(REPLAY).bind(key.publisher.as_str()).bind(&key.key).fetch_one(&mut *connection).await?;
     let hash: Vec<u8> = row.try_get("hash")?;
     if hash != key.request_hash {
         return Ok(Some(Appended::KeyReused));
@@ -155,24 +143,16 @@ async fn add_entries(
         let expires_at = item.notification.expires_at.map(|at| at.as_i64());
         let mut of_item = Vec::with_capacity(item.recipients.len());
         for recipient in &item.recipients {
-            let stream = counted
-                .get_mut(&recipient.stream)
-                .ok_or(sqlx::Error::RowNotFound)?;
+            let stream = counted.get_mut(&recipient.stream).ok_or(sqlx::Error::RowNotFound)?;
             let seq = stream.next;
             stream.next += 1;
             let device = recipient.device.as_ref().map(|device| device.as_str());
             entries.push(json!([stream.id, seq, body, device, expires_at]));
-            of_item.push(Place {
-                epoch: epoch_of(stream.epoch),
-                seq: Seq::from_i64(seq),
-            });
+            of_item.push(Place { epoch: epoch_of(stream.epoch), seq: Seq::from_i64(seq) });
         }
         places.push(of_item);
     }
-    sqlx::query(ADD_ENTRIES)
-        .bind(rows(entries))
-        .execute(connection)
-        .await?;
+    sqlx::query(ADD_ENTRIES).bind(rows(entries)).execute(connection).await?;
     Ok(places)
 }
 
@@ -185,23 +165,14 @@ async fn count<'a>(
     for recipient in items.iter().flat_map(|item| &item.recipients) {
         *wanted.entry(&recipient.stream).or_default() += 1;
     }
-    let asked = wanted
-        .iter()
-        .map(|(stream, entries)| json!([stream.to_string(), entries]));
-    let raised = sqlx::query_as(COUNT)
-        .bind(rows(asked.collect()))
-        .fetch_all(connection)
-        .await?;
-    let by_name: BTreeMap<String, (i64, i64, i64)> = raised
-        .into_iter()
-        .map(|(name, id, epoch, last_seq)| (name, (id, epoch, last_seq)))
-        .collect();
+    let asked = wanted.iter().map(|(stream, entries)| json!([stream.to_string(), entries]));
+    let raised = sqlx::query_as(COUNT).bind(rows(asked.collect())).fetch_all(connection).await?;
+    let by_name: BTreeMap<String, (i64, i64, i64)> =
+        raised.into_iter().map(|(name, id, epoch, last_seq)| (name, (id, epoch, last_seq))).collect();
     wanted
         .into_iter()
         .map(|(stream, entries)| {
-            let (id, epoch, last_seq) = *by_name
-                .get(&stream.to_string())
-                .ok_or(sqlx::Error::RowNotFound)?;
+            let (id, epoch, last_seq) = *by_name.get(&stream.to_string()).ok_or(sqlx::Error::RowNotFound)?;
             let next = last_seq - entries + 1;
             Ok((stream, Counted { id, epoch, next }))
         })

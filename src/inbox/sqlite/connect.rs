@@ -39,10 +39,7 @@ pub(super) async fn pools(settings: &Settings) -> Result<(SqlitePool, SqlitePool
             .max_lifetime(None)
     };
     let readers = options.clone().pragma("query_only", "on");
-    Ok((
-        pool(1).connect_lazy_with(options),
-        pool(settings.max_connections.max(1)).connect_lazy_with(readers),
-    ))
+    Ok((pool(1).connect_lazy_with(options), pool(settings.max_connections.max(1)).connect_lazy_with(readers)))
 }
 
 /// The file, created with its folder if missing.
@@ -83,8 +80,5 @@ async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, Ope
 }
 
 fn unusable(options: &SqliteConnectOptions, error: &sqlx::Error) -> OpenError {
-    OpenError::File {
-        path: PathBuf::from(options.get_filename()),
-        reason: error.to_string(),
-    }
+    OpenError::File { path: PathBuf::from(options.get_filename()), reason: error.to_string() }
 }

@@ -39,19 +39,12 @@ impl SqliteInbox {
     ///
     /// # Errors
     /// What to change; [`OpenError::TablesMissing`] for a file that was never migrated.
-    pub async fn open(
-        settings: &Settings,
-        clock: Clock,
-        metrics: InboxMetrics,
-    ) -> Result<Self, OpenError> {
+    pub async fn open(settings: &Settings, clock: Clock, metrics: InboxMetrics) -> Result<Self, OpenError> {
         let (writer, readers) = connect::pools(settings).await?;
         Ok(Self {
             writer,
             readers,
-            calls: Calls {
-                timeout: settings.timeout,
-                metrics,
-            },
+            calls: Calls { timeout: settings.timeout, metrics },
             clock,
             max_devices: settings.max_devices,
         })

@@ -132,11 +132,7 @@ impl Starts for SqliteInbox {
         self.calls.within("add_devices", work).await
     }
 
-    async fn touch_devices(
-        &self,
-        devices: &[(UserId, DeviceId)],
-        now: UnixMillis,
-    ) -> Result<(), Failure> {
+    async fn touch_devices(&self, devices: &[(UserId, DeviceId)], now: UnixMillis) -> Result<(), Failure> {
         let work = async {
             let mut transaction = self.write().await?;
             for (user, device) in devices {
@@ -190,9 +186,7 @@ fn found_in(row: &SqliteRow) -> Result<Found, sqlx::Error> {
         epoch: epoch_of(row.try_get("epoch")?),
         head: Seq::from_i64(row.try_get("head")?),
         floor: Seq::from_i64(row.try_get("floor")?),
-        cursor: cursor_epoch
-            .zip(cursor_acked)
-            .map(|(epoch, acked)| (epoch_of(epoch), Seq::from_i64(acked))),
+        cursor: cursor_epoch.zip(cursor_acked).map(|(epoch, acked)| (epoch_of(epoch), Seq::from_i64(acked))),
         last_used: last_used.map(UnixMillis::from_i64),
         others: u32::try_from(row.try_get::<i64, _>("others")?).unwrap_or(u32::MAX),
         unread: u64::try_from(row.try_get::<i64, _>("unread")?).unwrap_or_default(),

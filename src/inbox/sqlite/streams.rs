@@ -66,24 +66,14 @@ impl SqliteInbox {
     }
 
     async fn stand(&self, streams: &[Stream]) -> Result<Vec<Head>, Failure> {
-        let asked = rows(
-            streams
-                .iter()
-                .map(|stream| json!(stream.to_string()))
-                .collect(),
-        );
+        let asked = rows(streams.iter().map(|stream| json!(stream.to_string())).collect());
         let work = async {
-            let found: Result<Vec<(i64, i64)>, _> = sqlx::query_as(HEADS)
-                .bind(asked)
-                .fetch_all(&self.readers)
-                .await;
+            let found: Result<Vec<(i64, i64)>, _> =
+                sqlx::query_as(HEADS).bind(asked).fetch_all(&self.readers).await;
             found.map_err(|error| self.failure(error))
         };
         let found = self.calls.within("heads", work).await?;
-        let head = |(epoch, head)| Head {
-            epoch: epoch_of(epoch),
-            head: Seq::from_i64(head),
-        };
+        let head = |(epoch, head)| Head { epoch: epoch_of(epoch), head: Seq::from_i64(head) };
         Ok(found.into_iter().map(head).collect())
     }
 

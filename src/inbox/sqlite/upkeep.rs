@@ -55,32 +55,18 @@ impl SqliteInbox {
     ) -> Result<u64, Failure> {
         let work = async {
             let mut transaction = self.write().await?;
-            let done = query
-                .execute(&mut *transaction)
-                .await
-                .map_err(|error| self.failure(error))?;
+            let done = query.execute(&mut *transaction).await.map_err(|error| self.failure(error))?;
             self.commit(transaction).await?;
             Ok(done.rows_affected())
         };
         self.calls.within(call, work).await
     }
 
-    async fn sweep_all(
-        &self,
-        now: UnixMillis,
-        keys_before: UnixMillis,
-        limit: u32,
-    ) -> Result<u64, Failure> {
-        let kinds = [
-            (SWEEP_KEYS, keys_before),
-            (SWEEP_ENTRIES, now),
-            (SWEEP_BODIES, now),
-        ];
+    async fn sweep_all(&self, now: UnixMillis, keys_before: UnixMillis, limit: u32) -> Result<u64, Failure> {
+        let kinds = [(SWEEP_KEYS, keys_before), (SWEEP_ENTRIES, now), (SWEEP_BODIES, now)];
         let mut swept = 0;
         for (statement, before) in kinds {
-            let query = sqlx::query(statement)
-                .bind(before.as_i64())
-                .bind(i64::from(limit));
+            let query = sqlx::query(statement).bind(before.as_i64()).bind(i64::from(limit));
             let rows = self.write_one("sweep", query).await?;
             self.calls.metrics.swept.inc_by(rows);
             swept += rows;
@@ -107,25 +93,16 @@ impl Upkeep for SqliteInbox {
     async fn last_seen(&self, users: &[UserId]) -> Result<Vec<Option<UnixMillis>>, InboxError> {
         let asked = rows(users.iter().map(|user| json!(user)).collect());
         let work = async {
-            let found: Result<Vec<Option<i64>>, _> = sqlx::query_scalar(LAST_SEEN)
-                .bind(asked)
-                .fetch_all(&self.readers)
-                .await;
+            let found: Result<Vec<Option<i64>>, _> =
+                sqlx::query_scalar(LAST_SEEN).bind(asked).fetch_all(&self.readers).await;
             found.map_err(|error| self.failure(error))
         };
         let found = self.calls.within("last_seen", work).await;
         let time = |at: Option<i64>| at.map(UnixMillis::from_i64);
-        found
-            .map(|times| times.into_iter().map(time).collect())
-            .map_err(|failure| failure.to_error())
+        found.map(|times| times.into_iter().map(time).collect()).map_err(|failure| failure.to_error())
     }
 
-    async fn sweep(
-        &self,
-        now: UnixMillis,
-        keys_before: UnixMillis,
-        limit: u32,
-    ) -> Result<u64, InboxError> {
+    async fn sweep(&self, now: UnixMillis, keys_before: UnixMillis, limit: u32) -> Result<u64, InboxError> {
         let swept = self.sweep_all(now, keys_before, limit).await;
         swept.map_err(|failure| failure.to_error())
     }
