@@ -42,11 +42,15 @@ pub async fn migrate(url: &str) -> Result<MigrateReport, OpenError> {
         if is_sqlite(url) {
             let mut connection = sqlite::connect_to_migrate(url).await?;
             let report = run(&mut connection, SQLITE).await;
-            close(connection.close().await, report)
+            // What was applied is committed, however the connection ends.
+            let _ = connection.close().await;
+            report
         } else {
             let mut connection = postgres::connect_to_migrate(url).await?;
             let report = run(&mut connection, POSTGRES).await;
-            close(connection.close().await, report)
+            // What was applied is committed, however the connection ends.
+            let _ = connection.close().await;
+            report
         }
     };
     let timed_out = OpenError::Migration { reason: format!("it took longer than {DEADLINE:?}") };
@@ -58,12 +62,10 @@ pub fn is_sqlite(url: &str) -> bool {
     url.starts_with("sqlite:")
 }
 
-/// What remains is closed anyway; only the report matters once there is one.
-fn close<T>(_closed: Result<(), sqlx::Error>, report: Result<T, OpenError>) -> Result<T, OpenError> {
-    report
-}
-
-async fn run<C: Migrate>(connection: &mut C, sources: &[Source]) -> Result<MigrateReport, OpenError> {
+async fn run<C: Migrate>(
+    connection: &mut C,
+    sources: &[Source],
+) -> Result<MigrateReport, OpenError> {
     let mut migrator = Migrator::with_migrations(sources.iter().map(migration).collect());
     // A newer node may have added some; they keep what older nodes need (expand, then contract).
     migrator.set_ignore_missing(true);

@@ -55,8 +55,12 @@ fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
     let options: PgConnectOptions = url.parse().map_err(|_| OpenError::Url {
         reason: "it cannot be read; are `@`, `/` and `:` in the password percent-encoded?".into(),
     })?;
+    let options = match options.get_application_name() {
+        Some(_) => options,
+        None => options.application_name("fanfare"),
+    };
     // At debug level the driver would log every statement.
-    Ok(options.application_name("fanfare").disable_statement_logging())
+    Ok(options.disable_statement_logging())
 }
 
 /// The server ends what takes too long before the caller stops waiting: so the caller learns

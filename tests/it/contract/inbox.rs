@@ -1,6 +1,7 @@
 //! The inbox's contract: every case runs against SQLite and PostgreSQL.
 
 mod append;
+mod faults;
 mod idempotency;
 mod open;
 mod read;
