@@ -2,6 +2,7 @@
 
 mod bench;
 mod rabbit;
+mod refusals;
 
 use std::time::Duration;
 

@@ -138,6 +138,10 @@ impl Rabbit {
         }
     }
 
+    pub fn vhost(&self) -> &str {
+        self.url.rsplit('/').next().expect("a URL has slashes")
+    }
+
     pub fn settings(&self, id: &str) -> Settings {
         let boot = uuid::Uuid::now_v7().simple().to_string();
         Settings::new(vec![self.url.clone()], node_id(id), boot)

@@ -2,24 +2,16 @@
 
 use std::time::Duration;
 
-use fanfare::broker::rabbit::{OpenError, RabbitBroker, Settings};
 use fanfare::broker::{Destination, Health, Outcome};
-use fanfare::metrics::broker::BrokerMetrics;
-use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::BasicProperties;
+use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, ExchangeKind};
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::bench::{Node, Rabbit, eventually, node_id, within};
 use crate::support::backends::{http_client, rabbit_api};
 
 const LONG: Duration = Duration::from_secs(20);
-
-fn vhost(rabbit: &Rabbit) -> &str {
-    rabbit.url.rsplit('/').next().expect("a URL has slashes")
-}
 
 async fn api(method: reqwest::Method, path: &str) -> Option<Value> {
     let request = http_client().request(method, format!("{}{path}", rabbit_api()));
@@ -36,7 +28,7 @@ async fn api(method: reqwest::Method, path: &str) -> Option<Value> {
 async fn queues(rabbit: &Rabbit, start: &str) -> Vec<String> {
     let all = api(
         reqwest::Method::GET,
-        &format!("/api/queues/{}", vhost(rabbit)),
+        &format!("/api/queues/{}", rabbit.vhost()),
     )
     .await;
     let all = all.expect("the vhost is there");
@@ -49,7 +41,7 @@ async fn queues(rabbit: &Rabbit, start: &str) -> Vec<String> {
 }
 
 async fn delete_queue(rabbit: &Rabbit, name: &str) {
-    let path = format!("/api/queues/{}/{name}", vhost(rabbit));
+    let path = format!("/api/queues/{}/{name}", rabbit.vhost());
     api(reqwest::Method::DELETE, &path).await;
 }
 
@@ -60,7 +52,7 @@ async fn delete_exclusive_queue(rabbit: &Rabbit, name: &str) {
         .expect("FANFARE_TEST_RABBIT_PID is not set: run tests/run, which starts the backends");
     let environ = std::fs::read(format!("/proc/{pid}/environ")).expect("RabbitMQ runs");
     let environ = String::from_utf8_lossy(&environ).into_owned();
-    let vhost = vhost(rabbit).to_owned();
+    let vhost = rabbit.vhost().to_owned();
     let name = name.to_owned();
     let deleting = tokio::task::spawn_blocking(move || {
         let variables = environ
@@ -85,7 +77,7 @@ async fn delete_exclusive_queue(rabbit: &Rabbit, name: &str) {
 
 /// Closes the connections of nodes, not the test's own.
 async fn close_connections(rabbit: &Rabbit) {
-    let path = format!("/api/vhosts/{}/connections", vhost(rabbit));
+    let path = format!("/api/vhosts/{}/connections", rabbit.vhost());
     let mut found = Vec::new();
     eventually("the connections in the management API", async || {
         let all = api(reqwest::Method::GET, &path).await.unwrap_or_default();
@@ -221,107 +213,6 @@ async fn a_lost_connection_is_built_again_and_unsettled_ingress_comes_again() {
     rabbit.end().await;
 }
 
-async fn refused(settings: Settings) -> OpenError {
-    let tracker = TaskTracker::new();
-    let starting = RabbitBroker::start(
-        settings,
-        BrokerMetrics::default(),
-        tracker.clone(),
-        CancellationToken::new(),
-    );
-    let error = within("the refusal", starting)
-        .await
-        .err()
-        .expect("it is refused");
-    tracker.close();
-    within("the end of all tasks", tracker.wait()).await;
-    error
-}
-
-fn settings(url: String) -> Settings {
-    Settings::new(vec![url], node_id("n1"), "boot")
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_password_is_named_and_never_shown() {
-    let rabbit = Rabbit::new().await;
-    let url = rabbit.url.replace("guest:guest@", "guest:s3cret-word@");
-    let settings = settings(url);
-    assert!(!format!("{settings:?}").contains("s3cret"));
-    let error = refused(settings).await;
-    assert!(
-        matches!(&error, OpenError::Refused { user, .. } if user == "guest"),
-        "{error:?}"
-    );
-    assert!(!format!("{error:?} {error}").contains("s3cret"));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_vhost_is_named() {
-    let rabbit = Rabbit::new().await;
-    let url = format!("{}-missing", rabbit.url);
-    let error = refused(settings(url)).await;
-    let missing = format!("{}-missing", vhost(&rabbit));
-    assert!(
-        matches!(&error, OpenError::Vhost { vhost, .. } if *vhost == missing),
-        "{error:?}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_where_nobody_listens_is_named() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("it is bound").port();
-    drop(listener);
-    let error = refused(settings(format!("amqp://guest:guest@127.0.0.1:{port}/%2f"))).await;
-    let named = format!("127.0.0.1:{port}");
-    assert!(
-        matches!(&error, OpenError::Unreachable { address, .. } if *address == named),
-        "{error:?}"
-    );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_accepts_and_says_nothing_ends_at_the_connect_timeout() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("it is bound").port();
-    let mut settings = settings(format!("amqp://guest:guest@127.0.0.1:{port}/%2f"));
-    settings.connect_timeout = Duration::from_millis(300);
-    let error = refused(settings).await;
-    assert!(matches!(&error, OpenError::Timeout { .. }), "{error:?}");
-    // The socket is not left behind: the server sees its end.
-    let (mut accepted, _) = listener.accept().expect("it connected");
-    accepted
-        .set_read_timeout(Some(LONG))
-        .expect("a timeout can be set");
-    let mut hello = Vec::new();
-    let read = std::io::Read::read_to_end(&mut accepted, &mut hello);
-    assert!(read.is_ok(), "the connection was closed: {read:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_exchange_of_another_type_is_named() {
-    let rabbit = Rabbit::new().await;
-    rabbit
-        .channel
-        .exchange_declare(
-            "fanfare.nodes".into(),
-            ExchangeKind::Topic,
-            ExchangeDeclareOptions {
-                durable: true,
-                ..ExchangeDeclareOptions::default()
-            },
-            FieldTable::default(),
-        )
-        .await
-        .expect("it is declared");
-    let error = refused(rabbit.settings("n1")).await;
-    assert!(
-        matches!(&error, OpenError::Mismatch(what) if what.contains("fanfare.nodes")),
-        "{error:?}"
-    );
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_url_is_tried() {
     let rabbit = Rabbit::new().await;
@@ -413,8 +304,12 @@ async fn a_message_for_a_node_that_left_comes_back_and_is_counted() {
     let two = rabbit.join("n2").await;
     two.broker.close(LONG).await;
     drop(two);
-    one.send(Destination::Node(node_id("n2")), "anybody?");
-    eventually("the count", async || one.metrics.unroutable.get() == 1).await;
+    // RabbitMQ says close-ok first and deletes the exclusive queue then: what comes between is lost with it.
+    eventually("the count", async || {
+        one.send(Destination::Node(node_id("n2")), "anybody?");
+        one.metrics.unroutable.get() > 0
+    })
+    .await;
     drop(one);
     rabbit.end().await;
 }
