@@ -94,6 +94,114 @@ impl BrokerMetrics {
     }
 
     fn register_transport(&self, registry: &mut Registry) {
+        registry.register(
+            "broker_failures",
+            "Calls that failed or timed out",
+            self.failures.clone(),
+        );
+        registry.register(
+            "broker_up",
+            "1 while connected and taking messages",
+            self.up.clone(),
+        );
+        registry.register(
+            "broker_blocked",
+            "1 while connected but blocked by an alarm of the broker",
+            self.blocked.clone(),
+        );
+        registry.register(
+            "broker_sessions",
+            "Sessions opened: connections, topology and consumers",
+            self.sessions.clone(),
+        );
+        registry.register(
+            "broker_envelopes",
+            "Envelopes that were taken to go to nodes",
+            self.envelopes.clone(),
+        );
+        registry.register(
+            "broker_messages",
+            "Messages published to nodes; each carries one or more envelopes",
+            self.messages.clone(),
+        );
+        registry.register(
+            "broker_waiting_envelopes",
+            "Envelopes waiting to be published",
+            self.waiting.clone(),
+        );
+        registry.register(
+            "broker_unconfirmed_messages",
+            "Published messages whose confirm has not come",
+            self.unconfirmed.clone(),
+        );
+        registry.register(
+            "broker_arrived_messages",
+            "Messages with envelopes that arrived at this node",
+            self.arrived.clone(),
+        );
+        registry.register(
+            "broker_dropped",
+            "Envelopes and messages dropped, by reason",
+            self.dropped.clone(),
+        );
+        registry.register(
+            "broker_unroutable",
+            "Messages for nodes that were not there",
+            self.unroutable.clone(),
+        );
+        registry.register(
+            "broker_requests",
+            "Control requests, by how they ended",
+            self.requests.clone(),
+        );
+    }
+
+    fn register_ingress(&self, registry: &mut Registry) {
+        registry.register(
+            "broker_ingress_settled",
+            "Ingress messages settled, by lane and outcome",
+            self.ingress.clone(),
+        );
+        registry.register(
+            "broker_ingress_unsettled",
+            "Ingress messages taken and not settled yet",
+            self.unsettled.clone(),
+        );
+        registry.register(
+            "broker_ingress_expired",
+            "Ingress messages that outlived their expiration in a lane",
+            self.expired.clone(),
+        );
+        registry.register(
+            "broker_dead_letters",
+            "Messages kept in fanfare.dead, by reason code",
+            self.dead_letters.clone(),
+        );
+    }
+
+    /// Counts one drop of `count` for `reason`.
+    pub fn drop_for(&self, reason: &'static str, count: u64) {
+        if count > 0 {
+            self.dropped.get_or_create(&Reason { reason }).inc_by(count);
+        }
+    }
+
+    /// Counts one control request that ended so.
+    pub fn request_ended(&self, reason: &'static str) {
+        self.requests.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts one settled ingress message.
+    pub fn settled(&self, lane: &'static str, outcome: &'static str) {
+        self.ingress.get_or_create(&Settled { lane, outcome }).inc();
+    }
+
+    /// Counts one message kept as a dead letter.
+    pub fn dead_letter(&self, reason: &'static str) {
+        self.dead_letters.get_or_create(&Reason { reason }).inc();
+    }
+
+    fn register_transport(&self, registry: &mut Registry) {
         registry.register("broker_failures", "Calls that failed or timed out", self.failures.clone());
         registry.register("broker_up", "1 while connected and taking messages", self.up.clone());
         registry.register(

@@ -1,5 +1,8 @@
 //! All integration tests, one binary.
-#![expect(unreachable_pub, reason = "modules of one test binary speak through pub items")]
+#![expect(
+    unreachable_pub,
+    reason = "modules of one test binary speak through pub items"
+)]
 
 mod contract;
 mod support;

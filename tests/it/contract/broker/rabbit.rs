@@ -2,28 +2,22 @@
 
 use std::time::Duration;
 
-use fanfare::broker::rabbit::{OpenError, RabbitBroker, Settings};
 use fanfare::broker::{Destination, Health, Outcome};
-use fanfare::metrics::broker::BrokerMetrics;
-use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
+use lapin::BasicProperties;
+use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, ExchangeKind};
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::bench::{Node, Rabbit, eventually, node_id, within};
 use crate::support::backends::{http_client, rabbit_api};
 
 const LONG: Duration = Duration::from_secs(20);
 
-fn vhost(rabbit: &Rabbit) -> &str {
-    rabbit.url.rsplit('/').next().expect("a URL has slashes")
-}
-
 async fn api(method: reqwest::Method, path: &str) -> Option<Value> {
     let request = http_client().request(method, format!("{}{path}", rabbit_api()));
-    let answer = within(path, request.send()).await.expect("the management API answers");
+    let answer = within(path, request.send())
+        .await
+        .expect("the management API answers");
     if !answer.status().is_success() {
         return None;
     }
@@ -32,21 +26,58 @@ async fn api(method: reqwest::Method, path: &str) -> Option<Value> {
 
 /// Names of the queues that start so.
 async fn queues(rabbit: &Rabbit, start: &str) -> Vec<String> {
-    let all = api(reqwest::Method::GET, &format!("/api/queues/{}", vhost(rabbit))).await;
+    let all = api(
+        reqwest::Method::GET,
+        &format!("/api/queues/{}", rabbit.vhost()),
+    )
+    .await;
     let all = all.expect("the vhost is there");
     let names = all.as_array().expect("a list").iter();
     let names = names.filter_map(|queue| queue["name"].as_str());
-    names.filter(|name| name.starts_with(start)).map(str::to_owned).collect()
+    names
+        .filter(|name| name.starts_with(start))
+        .map(str::to_owned)
+        .collect()
 }
 
 async fn delete_queue(rabbit: &Rabbit, name: &str) {
-    let path = format!("/api/queues/{}/{name}", vhost(rabbit));
+    let path = format!("/api/queues/{}/{name}", rabbit.vhost());
     api(reqwest::Method::DELETE, &path).await;
+}
+
+/// Deletes a queue that is exclusive to another connection: the management API may not, `rabbitmqctl` may. It finds
+/// the server by the environment that the server itself was started with.
+async fn delete_exclusive_queue(rabbit: &Rabbit, name: &str) {
+    let pid = std::env::var("FANFARE_TEST_RABBIT_PID")
+        .expect("FANFARE_TEST_RABBIT_PID is not set: run tests/run, which starts the backends");
+    let environ = std::fs::read(format!("/proc/{pid}/environ")).expect("RabbitMQ runs");
+    let environ = String::from_utf8_lossy(&environ).into_owned();
+    let vhost = rabbit.vhost().to_owned();
+    let name = name.to_owned();
+    let deleting = tokio::task::spawn_blocking(move || {
+        let variables = environ
+            .split('\0')
+            .filter_map(|entry| entry.split_once('='));
+        std::process::Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl")
+            .args(["-q", "-p", &vhost, "delete_queue", &name])
+            .env_clear()
+            .envs(variables)
+            .output()
+    });
+    let output = within("rabbitmqctl", deleting)
+        .await
+        .expect("no panic")
+        .expect("it starts");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Closes the connections of nodes, not the test's own.
 async fn close_connections(rabbit: &Rabbit) {
-    let path = format!("/api/vhosts/{}/connections", vhost(rabbit));
+    let path = format!("/api/vhosts/{}/connections", rabbit.vhost());
     let mut found = Vec::new();
     eventually("the connections in the management API", async || {
         let all = api(reqwest::Method::GET, &path).await.unwrap_or_default();
@@ -55,7 +86,9 @@ async fn close_connections(rabbit: &Rabbit) {
             let name = connection["client_properties"]["connection_name"].as_str();
             name.is_some_and(|name| name.starts_with("fanfare "))
         });
-        found = ours.filter_map(|connection| connection["name"].as_str().map(str::to_owned)).collect();
+        found = ours
+            .filter_map(|connection| connection["name"].as_str().map(str::to_owned))
+            .collect();
         found.len() >= 2
     })
     .await;
@@ -86,7 +119,7 @@ async fn a_node_queue_deleted_under_its_consumer_is_replaced() {
     sends_to_itself(&mut one).await;
     let before = queues(&rabbit, "fanfare.node.n1.").await;
     assert_eq!(before.len(), 1);
-    delete_queue(&rabbit, &before[0]).await;
+    delete_exclusive_queue(&rabbit, &before[0]).await;
     sends_to_itself(&mut one).await;
     let mut after = Vec::new();
     eventually("the next queue", async || {
@@ -94,7 +127,11 @@ async fn a_node_queue_deleted_under_its_consumer_is_replaced() {
         after.len() == 1 && after != before
     })
     .await;
-    assert_eq!(one.metrics.sessions.get(), 1, "the connection was not rebuilt");
+    assert_eq!(
+        one.metrics.sessions.get(),
+        1,
+        "the connection was not rebuilt"
+    );
     drop(one);
     rabbit.end().await;
 }
@@ -105,14 +142,18 @@ async fn a_control_queue_deleted_under_its_consumer_is_replaced() {
     let mut one = rabbit.join("n1").await;
     let control = queues(&rabbit, "fanfare.control.n1.").await;
     assert_eq!(control.len(), 1);
-    delete_queue(&rabbit, &control[0]).await;
+    delete_exclusive_queue(&rabbit, &control[0]).await;
     eventually("the next session", async || one.metrics.sessions.get() == 2).await;
     one.healthy(Health::Up).await;
     let me = one.id.clone();
     let asking = one.broker.request(&me, "me?".into(), LONG);
     let answering = async {
         let request = within("a request", one.inlets.control.recv()).await;
-        request.expect("open").answer.send("me.".into()).expect("it waits");
+        request
+            .expect("open")
+            .answer
+            .send("me.".into())
+            .expect("it waits");
     };
     let (answer, ()) = tokio::join!(asking, answering);
     assert_eq!(answer.expect("an answer"), "me.");
@@ -125,15 +166,22 @@ async fn a_lane_deleted_under_its_consumer_is_declared_again() {
     let rabbit = Rabbit::new().await;
     let mut one = rabbit.join("n1").await;
     one.broker.take_ingress(true);
-    rabbit.publish("low", b"before", BasicProperties::default()).await;
+    rabbit
+        .publish("low", b"before", BasicProperties::default())
+        .await;
     one.ingress().await.settle.settle(Outcome::Done);
     delete_queue(&rabbit, "fanfare.ingress.low").await;
     // Until it is there again nobody would get it.
     let mut taken = None;
     eventually("a message through the new queue", async || {
-        rabbit.publish("low", b"after", BasicProperties::default()).await;
+        rabbit
+            .publish("low", b"after", BasicProperties::default())
+            .await;
         let waiting = Duration::from_millis(500);
-        taken = tokio::time::timeout(waiting, one.inlets.ingress.recv()).await.ok().flatten();
+        taken = tokio::time::timeout(waiting, one.inlets.ingress.recv())
+            .await
+            .ok()
+            .flatten();
         taken.is_some()
     })
     .await;
@@ -147,7 +195,9 @@ async fn a_lost_connection_is_built_again_and_unsettled_ingress_comes_again() {
     let rabbit = Rabbit::new().await;
     let mut one = rabbit.join("n1").await;
     one.broker.take_ingress(true);
-    rabbit.publish("high", b"unsettled", BasicProperties::default()).await;
+    rabbit
+        .publish("high", b"unsettled", BasicProperties::default())
+        .await;
     let lost = one.ingress().await;
     close_connections(&rabbit).await;
     eventually("the next session", async || one.metrics.sessions.get() >= 2).await;
@@ -163,88 +213,13 @@ async fn a_lost_connection_is_built_again_and_unsettled_ingress_comes_again() {
     rabbit.end().await;
 }
 
-async fn refused(settings: Settings) -> OpenError {
-    let tracker = TaskTracker::new();
-    let starting =
-        RabbitBroker::start(settings, BrokerMetrics::default(), tracker.clone(), CancellationToken::new());
-    let error = within("the refusal", starting).await.err().expect("it is refused");
-    tracker.close();
-    within("the end of all tasks", tracker.wait()).await;
-    error
-}
-
-fn settings(url: String) -> Settings {
-    Settings::new(vec![url], node_id("n1"), "boot")
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_password_is_named_and_never_shown() {
-    let rabbit = Rabbit::new().await;
-    let url = rabbit.url.replace("guest:guest@", "guest:s3cret-word@");
-    let settings = settings(url);
-    assert!(!format!("{settings:?}").contains("s3cret"));
-    let error = refused(settings).await;
-    assert!(matches!(&error, OpenError::Refused { user, .. } if user == "guest"), "{error:?}");
-    assert!(!format!("{error:?} {error}").contains("s3cret"));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_vhost_is_named() {
-    let rabbit = Rabbit::new().await;
-    let url = format!("{}-missing", rabbit.url);
-    let error = refused(settings(url)).await;
-    let missing = format!("{}-missing", vhost(&rabbit));
-    assert!(matches!(&error, OpenError::Vhost { vhost, .. } if *vhost == missing), "{error:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_where_nobody_listens_is_named() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("it is bound").port();
-    drop(listener);
-    let error = refused(settings(format!("amqp://guest:guest@127.0.0.1:{port}/%2f"))).await;
-    let named = format!("127.0.0.1:{port}");
-    assert!(matches!(&error, OpenError::Unreachable { address, .. } if *address == named), "{error:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_accepts_and_says_nothing_ends_at_the_connect_timeout() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = listener.local_addr().expect("it is bound").port();
-    let mut settings = settings(format!("amqp://guest:guest@127.0.0.1:{port}/%2f"));
-    settings.connect_timeout = Duration::from_millis(300);
-    let error = refused(settings).await;
-    assert!(matches!(&error, OpenError::Timeout { .. }), "{error:?}");
-    // The socket is not left behind: the server sees its end.
-    let (mut accepted, _) = listener.accept().expect("it connected");
-    accepted.set_read_timeout(Some(LONG)).expect("a timeout can be set");
-    let mut hello = Vec::new();
-    let read = std::io::Read::read_to_end(&mut accepted, &mut hello);
-    assert!(read.is_ok(), "the connection was closed: {read:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_exchange_of_another_type_is_named() {
-    let rabbit = Rabbit::new().await;
-    rabbit
-        .channel
-        .exchange_declare(
-            "fanfare.nodes".into(),
-            ExchangeKind::Topic,
-            ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() },
-            FieldTable::default(),
-        )
-        .await
-        .expect("it is declared");
-    let error = refused(rabbit.settings("n1")).await;
-    assert!(matches!(&error, OpenError::Mismatch(what) if what.contains("fanfare.nodes")), "{error:?}");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_url_is_tried() {
     let rabbit = Rabbit::new().await;
     let mut settings = rabbit.settings("n1");
-    settings.urls.insert(0, "amqp://guest:guest@127.0.0.1:1/%2f".to_owned());
+    settings
+        .urls
+        .insert(0, "amqp://guest:guest@127.0.0.1:1/%2f".to_owned());
     let mut one = rabbit.join_with(settings).await;
     sends_to_itself(&mut one).await;
     drop(one);
@@ -256,7 +231,9 @@ async fn an_unknown_routing_key_goes_to_the_normal_lane() {
     let rabbit = Rabbit::new().await;
     let mut one = rabbit.join("n1").await;
     one.broker.take_ingress(true);
-    rabbit.publish("urgent.please", b"hello", BasicProperties::default()).await;
+    rabbit
+        .publish("urgent.please", b"hello", BasicProperties::default())
+        .await;
     let taken = one.ingress().await;
     assert_eq!(taken.lane, fanfare::domain::Priority::Normal);
     taken.settle.settle(Outcome::Done);
@@ -270,7 +247,10 @@ async fn properties_reach_the_node() {
     let mut one = rabbit.join("n1").await;
     one.broker.take_ingress(true);
     let mut headers = FieldTable::default();
-    headers.insert("traceparent".into(), AMQPValue::LongString("00-abc-def-01".into()));
+    headers.insert(
+        "traceparent".into(),
+        AMQPValue::LongString("00-abc-def-01".into()),
+    );
     let properties = BasicProperties::default()
         .with_message_id("id-1".into())
         .with_expiration("60000".into())
@@ -283,7 +263,10 @@ async fn properties_reach_the_node() {
     assert_eq!(taken.user_id.as_deref(), Some("guest"));
     assert_eq!(taken.traceparent.as_deref(), Some("00-abc-def-01"));
     // With a user id, which only its owner may publish: it is kept as a header.
-    taken.settle.settle(Outcome::Dead { code: "test", reason: "for the test".to_owned() });
+    taken.settle.settle(Outcome::Dead {
+        code: "test",
+        reason: "for the test".to_owned(),
+    });
     let mut headers = FieldTable::default();
     eventually("the dead letter", async || {
         let found = rabbit.headers_of_dead().await;
@@ -321,8 +304,12 @@ async fn a_message_for_a_node_that_left_comes_back_and_is_counted() {
     let two = rabbit.join("n2").await;
     two.broker.close(LONG).await;
     drop(two);
-    one.send(Destination::Node(node_id("n2")), "anybody?");
-    eventually("the count", async || one.metrics.unroutable.get() == 1).await;
+    // RabbitMQ says close-ok first and deletes the exclusive queue then: what comes between is lost with it.
+    eventually("the count", async || {
+        one.send(Destination::Node(node_id("n2")), "anybody?");
+        one.metrics.unroutable.get() > 0
+    })
+    .await;
     drop(one);
     rabbit.end().await;
 }
@@ -335,13 +322,22 @@ async fn poison_does_not_block_its_lane() {
     let mut one = rabbit.join_with(settings).await;
     one.broker.take_ingress(true);
     for number in 0..100 {
-        let body = if number % 10 == 0 { "poison".to_owned() } else { format!("good {number}") };
-        rabbit.publish("normal", body.as_bytes(), BasicProperties::default()).await;
+        let body = if number % 10 == 0 {
+            "poison".to_owned()
+        } else {
+            format!("good {number}")
+        };
+        rabbit
+            .publish("normal", body.as_bytes(), BasicProperties::default())
+            .await;
     }
     for _ in 0..100 {
         let taken = one.ingress().await;
         let outcome = if taken.body == "poison" {
-            Outcome::Dead { code: "poison", reason: "for the test".to_owned() }
+            Outcome::Dead {
+                code: "poison",
+                reason: "for the test".to_owned(),
+            }
         } else {
             Outcome::Done
         };
@@ -358,7 +354,10 @@ async fn poison_does_not_block_its_lane() {
         .channel
         .queue_declare(
             "fanfare.ingress.normal".into(),
-            QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() },
+            QueueDeclareOptions {
+                passive: true,
+                ..QueueDeclareOptions::default()
+            },
             FieldTable::default(),
         )
         .await
