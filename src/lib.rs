@@ -19,6 +19,7 @@ pub mod broker;
 pub mod clock;
 pub mod delivery;
 pub mod domain;
+pub mod http;
 pub mod hub;
 pub mod inbox;
 pub mod metrics;

@@ -11,6 +11,7 @@ mod pattern;
 mod publisher;
 mod secret;
 mod sign;
+pub mod ticket;
 mod token;
 
 pub use admin::{Admin, AdminSettings, Admins};

@@ -10,6 +10,7 @@ use prometheus_client::registry::Registry;
 pub mod broker;
 pub mod delivery;
 pub mod gateway;
+pub mod http;
 pub mod inbox;
 pub mod presence;
 pub mod publish;
@@ -24,6 +25,8 @@ pub struct Metrics {
     pub delivery: delivery::DeliveryMetrics,
     /// Of the gateway: sockets and handshakes.
     pub gateway: gateway::GatewayMetrics,
+    /// Of the HTTP endpoints.
+    pub http: http::HttpMetrics,
     /// Of [`crate::inbox`].
     pub inbox: inbox::InboxMetrics,
     /// Of [`crate::presence`].
@@ -38,12 +41,14 @@ impl Metrics {
         let mut registry = Registry::with_prefix("fanfare");
         let broker = broker::BrokerMetrics::register(&mut registry);
         let gateway = gateway::GatewayMetrics::register(&mut registry);
+        let http = http::HttpMetrics::register(&mut registry);
         let inbox = inbox::InboxMetrics::register(&mut registry);
         let presence = presence::PresenceMetrics::register(&mut registry);
         Self {
             broker,
             delivery: delivery::DeliveryMetrics::register(&mut registry),
             gateway,
+            http,
             inbox,
             presence,
             publish: publish::PublishMetrics::register(&mut registry),
