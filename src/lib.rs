@@ -10,21 +10,28 @@
 //!   -> routing
 //!   -> hub | session | broker | presence | inbox
 //!   -> wire | auth
-//!   -> domain | metrics | clock
+//!   -> domain | metrics | clock | batch
 //! ```
+
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
 pub mod auth;
 pub mod batch;
 pub mod broker;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod delivery;
 pub mod domain;
+pub mod gateway;
 pub mod http;
 pub mod hub;
 pub mod inbox;
 pub mod metrics;
+pub mod node;
 pub mod presence;
 pub mod publish;
 pub mod routing;
 pub mod session;
+pub mod telemetry;
 pub mod wire;

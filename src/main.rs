@@ -1,2 +1,5 @@
 //! The `fanfare` program.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    fanfare::cli::main()
+}

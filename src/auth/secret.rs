@@ -71,11 +71,19 @@ impl KeyHash {
         Self(Sha256::digest(key.as_bytes()).into())
     }
 
-    /// Whether `key` is the one; takes the same time whatever the answer.
+    /// Whether `key` is the one.
     pub fn matches(&self, key: &str) -> bool {
-        self.0.ct_eq(&Self::of(key).0).into()
+        *self == Self::of(key)
     }
 }
+
+/// Takes the same time whatever the answer.
+impl PartialEq for KeyHash {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+impl Eq for KeyHash {}
 
 impl std::str::FromStr for KeyHash {
     type Err = HashError;

@@ -127,8 +127,7 @@ impl UserTokens {
     /// # Errors
     /// [`TokenError`]; its [`code`](TokenError::code) is for the client.
     pub fn verify(&self, token: &str, now: UnixMillis) -> Result<UserClaims, TokenError> {
-        let claims = self.claims(token)?;
-        let expires_at = claims.check(&self.settings, now)?;
+        let (claims, expires_at) = self.verify_claims(token, now)?;
         claims.into_user(expires_at)
     }
 

@@ -49,24 +49,6 @@ pub(super) enum Unannounced {
     TooMany,
 }
 
-/// Why this node does not have its lease.
-#[derive(Debug, thiserror::Error)]
-pub enum LeaseError {
-    /// Another living node has the same id.
-    #[error(
-        "another node with id {node:?} is running (it has the lease for {remaining:?} more): give each node its own node.id"
-    )]
-    Held {
-        /// The id.
-        node: String,
-        /// How long the other's lease lasts if it is not refreshed.
-        remaining: Duration,
-    },
-    /// Presence does not answer.
-    #[error(transparent)]
-    Presence(#[from] PresenceError),
-}
-
 impl Keeper {
     pub(super) fn new(lease: NodeLease) -> Self {
         Self {
@@ -105,27 +87,6 @@ impl Keeper {
 }
 
 impl Delivery {
-    /// Takes the node's lease: a dead namesake's is waited out for at most one lease time, a living one's is refused.
-    ///
-    /// # Errors
-    /// [`LeaseError::Held`] when another node keeps refreshing it.
-    pub async fn claim_lease(&self) -> Result<(), LeaseError> {
-        let deadline = Instant::now() + self.settings.lease_ttl + Duration::from_secs(1);
-        loop {
-            let lease = self.keeper.lease(0, false);
-            match self.presence.lease(&lease, self.settings.lease_ttl, true).await? {
-                Lease::Kept | Lease::Renewed => return Ok(()),
-                Lease::Held { remaining, .. } if Instant::now() + remaining > deadline => {
-                    return Err(LeaseError::Held { node: self.node.to_string(), remaining });
-                }
-                Lease::Held { remaining, .. } => {
-                    info!(node.id = %self.node, "the lease of an earlier run is waited out for {remaining:?}");
-                    tokio::time::sleep(remaining + Duration::from_millis(50)).await;
-                }
-            }
-        }
-    }
-
     /// Refreshes the lease three times in its life, for ever.
     pub(super) async fn keep_lease(self: Arc<Self>) {
         loop {

@@ -37,13 +37,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::UserTokens;
 use crate::batch::{Batcher, Shape};
-use crate::broker::{Broker, Health, Inlets};
+use crate::broker::{Broker, ControlRequest, Health};
 use crate::clock::Clock;
 use crate::domain::{NodeId, TopicName};
 use crate::hub::Hub;
@@ -56,7 +57,6 @@ use crate::session::{Rules, Window};
 pub use attach::{Attach, AttachError};
 pub use connection::Connection;
 pub use drain::DrainReport;
-pub use keeper::LeaseError;
 
 /// How delivery works.
 #[derive(Debug, Clone)]
@@ -200,8 +200,7 @@ impl Delivery {
     }
 
     /// Starts everything that goes on beside connections. Call once.
-    pub fn run(self: &Arc<Self>, inlets: Inlets) {
-        let Inlets { envelopes, control, .. } = inlets;
+    pub fn run(self: &Arc<Self>, envelopes: mpsc::Receiver<Bytes>, control: mpsc::Receiver<ControlRequest>) {
         self.tracker.spawn(Arc::clone(self).take_envelopes(envelopes));
         self.tracker.spawn(Arc::clone(self).take_shared());
         self.tracker.spawn(Arc::clone(self).answer_control(control));

@@ -18,8 +18,22 @@ use crate::domain::{
     DeviceId, Epoch, Notification, NotificationId, PublisherId, Recipient, Seq, Stream, UnixMillis, UserId,
 };
 
+pub mod migrations;
 pub mod postgres;
 pub mod sqlite;
+
+mod calls;
+mod cursors;
+mod failure;
+mod group;
+mod open_error;
+mod page;
+mod start;
+
+pub use migrations::{MigrateReport, is_sqlite, migrate};
+pub use open_error::OpenError;
+pub use postgres::PostgresInbox;
+pub use sqlite::SqliteInbox;
 
 /// Why the inbox did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -289,7 +303,7 @@ pub trait Inbox: Appender + Streams + Upkeep {}
 impl<T: Appender + Streams + Upkeep> Inbox for T {}
 
 /// What both implementations are told.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Settings {
     /// `postgres://…` or `sqlite://PATH`. May hold a password: never logged.
     pub url: String,
@@ -299,4 +313,14 @@ pub struct Settings {
     pub timeout: Duration,
     /// How many devices a user may have.
     pub max_devices: u32,
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings")
+            .field("max_connections", &self.max_connections)
+            .field("timeout", &self.timeout)
+            .field("max_devices", &self.max_devices)
+            .finish_non_exhaustive()
+    }
 }

@@ -6,6 +6,8 @@
 //!
 //! All methods may be called concurrently. Each has a deadline inside the implementation.
 
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,6 +28,13 @@ pub enum PresenceError {
     Timeout(Duration),
 }
 
+impl PresenceError {
+    /// A ticket of this name is kept already; random names never meet.
+    fn ticket_exists() -> Self {
+        Self::Unavailable("a ticket of this name is kept already".into())
+    }
+}
+
 /// One connection of one user, as announced.
 ///
 /// In Redis a member `node/connection/device` (device empty if it has none) of the sorted set `presence:{user}`.
@@ -39,6 +48,14 @@ pub struct Member {
     pub connection: ConnectionId,
     /// On which device.
     pub device: Option<DeviceId>,
+}
+
+impl Member {
+    /// The order of members in every answer: by node, connection, device.
+    fn in_order(&self, other: &Self) -> Ordering {
+        let by_node = self.node.cmp(&other.node);
+        by_node.then(self.connection.cmp(&other.connection)).then_with(|| self.device.cmp(&other.device))
+    }
 }
 
 /// A thing that nodes hold someone for.
@@ -55,8 +72,21 @@ pub enum Route {
 pub struct Located {
     /// The nodes, each once, in order of id.
     pub nodes: Vec<NodeId>,
-    /// For a user: the live connections. Empty for a topic.
+    /// For a user: the live connections, by node, connection, device. Empty for a topic.
     pub members: Vec<Member>,
+}
+
+impl Located {
+    /// What is known of a user whose live members these are.
+    fn of_members(members: Vec<Member>) -> Self {
+        let nodes: BTreeSet<NodeId> = members.iter().map(|member| member.node.clone()).collect();
+        Self { nodes: nodes.into_iter().collect(), members }
+    }
+
+    /// What is known of a topic that these nodes read.
+    fn of_nodes(nodes: BTreeSet<NodeId>) -> Self {
+        Self { nodes: nodes.into_iter().collect(), members: Vec::new() }
+    }
 }
 
 /// A node's lease, as others see it.
@@ -98,7 +128,8 @@ pub enum Lease {
 #[async_trait]
 pub trait Presence: Send + Sync {
     /// Takes or refreshes the lease of `lease.node` for `ttl`. `first` is true for the first call of a
-    /// boot: then an absent lease is `Kept`; later an absent one is `Renewed` (the store forgot it).
+    /// boot: then an absent lease is `Kept`; later an absent one is `Renewed` (the store forgot it), and so is
+    /// the first answer after a call that failed or was cancelled, since that call may have hidden the loss.
     /// Never overwrites a live lease of another boot.
     async fn lease(&self, lease: &NodeLease, ttl: Duration, first: bool) -> Result<Lease, PresenceError>;
 
@@ -110,7 +141,7 @@ pub trait Presence: Send + Sync {
 
     /// Makes these connections known for `ttl` from now, or known anew: announce and refresh are the same full
     /// write, so that whatever was forgotten is there again. When it returns, every later `locate` sees them.
-    /// Answers, for each, the *other* live members of that user: in the same order.
+    /// Answers, for each, the *other* live members of that user, those of the same call included: in the same order.
     async fn announce(&self, members: &[Member], ttl: Duration) -> Result<Vec<Vec<Member>>, PresenceError>;
 
     /// Refreshes without an answer about others: one pipelined batch.
@@ -140,7 +171,7 @@ pub trait Presence: Send + Sync {
     /// How far the local clock is ahead (positive) of the store's, in milliseconds. The embedded twin: 0.
     async fn skew_ms(&self) -> Result<i64, PresenceError>;
 
-    /// Keeps a single-use secret for `ttl`.
+    /// Keeps a single-use secret for `ttl`. A name that is taken is an error and overwrites nothing: names are random.
     async fn put_ticket(&self, ticket: &str, value: &str, ttl: Duration) -> Result<(), PresenceError>;
 
     /// Takes a secret out: only one caller in the cluster gets it.

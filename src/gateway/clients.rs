@@ -1,0 +1,409 @@
+//! Clients: who may connect, and the first frames of a connection until delivery has it.
+//!
+//! Owns the ways a token can come (header, subprotocol, ticket, `hello`), the origin check and the
+//! wait for `hello`. What comes after is delivery's. It must never log a credential.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::{Response, StatusCode};
+use rand::RngExt;
+use tokio_util::task::TaskTracker;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+
+use super::handshake::Handshake;
+use super::upgrade::{Decision, upgrade};
+use super::{Closed, Peer, Socket, Sockets};
+use crate::auth::ticket::Ticket;
+use crate::auth::{TokenError, UserClaims, UserTokens};
+use crate::clock::Clock;
+use crate::delivery::outlet::Outlet;
+use crate::delivery::{Attach, AttachError, Connection, Delivery};
+use crate::presence::Presence;
+use crate::wire::server::{self, ErrorCode};
+use crate::wire::{AckMode, ClientFrame, CloseCode, Frame, Hello};
+
+/// How many frames may arrive between `hello` and `welcome`.
+const WAITING_FRAMES: usize = 64;
+/// When a client that could not be attached may come back.
+const RETRY_AFTER: std::ops::Range<Duration> = Duration::from_millis(500)..Duration::from_millis(5_000);
+
+/// How clients are let in.
+#[derive(Debug, Clone)]
+pub struct ClientSettings {
+    /// How long a client may take to say `hello`.
+    pub hello_timeout: Duration,
+    /// Origins of other sites that may connect, as browsers send them (`https://example.org`).
+    pub allowed_origins: Vec<String>,
+}
+
+/// Lets clients in.
+pub struct Clients {
+    /// How.
+    pub settings: ClientSettings,
+    /// Who takes over.
+    pub delivery: Arc<Delivery>,
+    /// Who says whose a token is.
+    pub tokens: Arc<UserTokens>,
+    /// Who keeps tickets.
+    pub presence: Arc<dyn Presence>,
+    /// The time.
+    pub clock: Clock,
+    /// Owns the tasks.
+    pub tracker: TaskTracker,
+}
+
+/// What a handshake brought.
+enum Credential {
+    /// A valid token or ticket.
+    Claims(Box<UserClaims>),
+    /// Nothing: `hello` has to bring it.
+    None,
+    /// Something invalid, from a client that cannot see an HTTP status.
+    Invalid(CloseCode),
+}
+
+impl Clients {
+    /// `GET /v1/connect`.
+    pub fn routes(self: Arc<Self>, sockets: Sockets) -> BoxedFilter<(Response<String>,)> {
+        let hook = move |handshake| {
+            let clients = Arc::clone(&self);
+            async move { clients.decide(handshake).await }
+        };
+        warp::path!("v1" / "connect").and(warp::get()).and(upgrade(sockets, hook)).boxed()
+    }
+
+    async fn decide(self: Arc<Self>, handshake: Handshake) -> Decision {
+        if self.delivery.is_draining() {
+            return reject(StatusCode::SERVICE_UNAVAILABLE, "draining", "this node is stopping: try again");
+        }
+        if let Err(origin) = self.check_origin(&handshake) {
+            let detail = format!("the origin {origin:?} is not in http.allowed_origins");
+            return reject(StatusCode::FORBIDDEN, "origin_forbidden", &detail);
+        }
+        let query = match Query::parse(&handshake.query) {
+            Ok(query) => query,
+            Err(detail) => return reject(StatusCode::BAD_REQUEST, "invalid_query", &detail),
+        };
+        let credential = match self.credential(&handshake, &query).await {
+            Ok(credential) => credential,
+            Err(decision) => return decision,
+        };
+        let plain = !handshake.offer.fanfare;
+        if plain && matches!(credential, Credential::None) {
+            let detail =
+                "a token is needed: Authorization: Bearer, the subprotocol fanfare.token.<jwt>, or ?ticket=";
+            return reject(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+        }
+        let peer = handshake.peer.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+        Decision::Accept(Box::new(move |socket| {
+            Visitor::seat(self, socket, peer, credential, plain.then_some(query.hello))
+        }))
+    }
+
+    async fn credential(&self, handshake: &Handshake, query: &Query) -> Result<Credential, Decision> {
+        if let Some(bearer) = bearer(handshake) {
+            return self.tokens.verify(bearer, self.clock.now()).map(claims).map_err(|error| refuse(&error));
+        }
+        if let Some(token) = &handshake.offer.token {
+            // A browser sees no HTTP status of a failed handshake, but it does see a close code.
+            let verified = self.tokens.verify(token, self.clock.now());
+            return Ok(verified.map_or(Credential::Invalid(CloseCode::InvalidToken), claims));
+        }
+        let Some(ticket) = &query.ticket else { return Ok(Credential::None) };
+        match self.presence.take_ticket(ticket).await {
+            Ok(value) => Ok(value
+                .and_then(|value| Ticket::parse(&value))
+                .filter(|ticket| ticket.fits(header(handshake, "origin"), self.clock.now()))
+                .map_or(Credential::Invalid(CloseCode::InvalidToken), |ticket| claims(ticket.into_claims()))),
+            Err(_) => Err(reject(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "presence_unavailable",
+                "tickets cannot be looked up now",
+            )),
+        }
+    }
+
+    /// Browsers name the page's site; other clients name none. Same site, or on the list.
+    fn check_origin(&self, handshake: &Handshake) -> Result<(), String> {
+        let Some(origin) = header(handshake, "origin") else { return Ok(()) };
+        let host = header(handshake, "host").unwrap_or_default();
+        let same =
+            origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
+        if same || self.settings.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
+            return Ok(());
+        }
+        Err(origin.to_owned())
+    }
+}
+
+fn claims(claims: UserClaims) -> Credential {
+    Credential::Claims(Box::new(claims))
+}
+
+fn header<'a>(handshake: &'a Handshake, name: &str) -> Option<&'a str> {
+    handshake.headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+fn bearer(handshake: &Handshake) -> Option<&str> {
+    let (scheme, token) = header(handshake, "authorization")?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn refuse(error: &TokenError) -> Decision {
+    reject(StatusCode::UNAUTHORIZED, error.code(), &error.to_string())
+}
+
+fn reject(status: StatusCode, code: &str, detail: &str) -> Decision {
+    let title = status.canonical_reason().unwrap_or_default();
+    let body = serde_json::json!({
+        "type": "about:blank", "title": title, "status": status.as_u16(), "code": code, "detail": detail,
+    });
+    let mut response = Response::builder().status(status).header("content-type", "application/problem+json");
+    if status == StatusCode::UNAUTHORIZED {
+        response = response.header("www-authenticate", "Bearer");
+    }
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response = response.header("retry-after", "1");
+    }
+    Decision::Reject(response.body(body.to_string()).expect("the headers are constants"))
+}
+
+/// The query string of a handshake.
+#[derive(Debug, Default)]
+struct Query {
+    ticket: Option<String>,
+    hello: Hello,
+}
+
+impl Query {
+    fn parse(query: &str) -> Result<Self, String> {
+        let mut parsed = Self::default();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = percent_encoding::percent_decode_str(value).decode_utf8_lossy();
+            match name {
+                "ticket" => parsed.ticket = Some(value.into_owned()),
+                "device" => {
+                    parsed.hello.device = Some(value.parse().map_err(|error| format!("device: {error}"))?)
+                }
+                "ack" => parsed.hello.ack = ack_mode(&value)?,
+                other => return Err(format!("the query may have ticket, device and ack; got {other:?}")),
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+fn ack_mode(text: &str) -> Result<AckMode, String> {
+    match text {
+        "manual" => Ok(AckMode::Manual),
+        "auto" => Ok(AckMode::Auto),
+        other => Err(format!("ack must be manual or auto; got {other:?}")),
+    }
+}
+
+/// One socket until and after delivery has its connection.
+struct Visitor {
+    clients: Arc<Clients>,
+    socket: Arc<Socket>,
+    address: SocketAddr,
+    stage: Mutex<Stage>,
+}
+
+enum Stage {
+    /// Waiting for `hello`; the handshake may have brought claims.
+    Hello(Option<Box<UserClaims>>),
+    /// Delivery is at it; frames wait.
+    Attaching {
+        connection: Option<Arc<Connection>>,
+        waiting: VecDeque<String>,
+    },
+    /// Delivery has it.
+    Attached(Arc<Connection>),
+    Ended,
+}
+
+impl Visitor {
+    /// `hello` is what a plain client, which says none, stands for.
+    fn seat(
+        clients: Arc<Clients>,
+        socket: Arc<Socket>,
+        address: SocketAddr,
+        credential: Credential,
+        hello: Option<Hello>,
+    ) -> Arc<dyn Peer> {
+        let claims = match credential {
+            Credential::Claims(claims) => Some(claims),
+            Credential::None => None,
+            Credential::Invalid(code) => {
+                let visitor = Arc::new(Self { clients, socket, address, stage: Mutex::new(Stage::Ended) });
+                visitor.say_bye(code, None);
+                return Arc::new(Seat(visitor));
+            }
+        };
+        let timeout = clients.settings.hello_timeout;
+        let visitor = Arc::new(Self { clients, socket, address, stage: Mutex::new(Stage::Hello(None)) });
+        match (hello, claims) {
+            (Some(hello), Some(claims)) => visitor.attach(*claims, hello, &mut visitor.lock()),
+            (_, claims) => {
+                *visitor.lock() = Stage::Hello(claims);
+                visitor.socket.expect_within(timeout, CloseCode::HelloExpected);
+            }
+        }
+        Arc::new(Seat(visitor))
+    }
+
+    fn on_first(self: &Arc<Self>, text: &str, stage: &mut Stage) -> Result<(), CloseCode> {
+        let hello = match ClientFrame::parse(text, None) {
+            Ok(ClientFrame::Hello(hello)) => *hello,
+            Ok(_) => {
+                let message = "the first frame must be hello";
+                let _ = self.socket.push(server::error(None, ErrorCode::InvalidFrame, message));
+                return Err(CloseCode::InvalidFrame);
+            }
+            Err(error) => {
+                let _ = self.socket.push(server::error(error.id, error.code, &error.message));
+                return Ok(());
+            }
+        };
+        let Stage::Hello(brought) = stage else { return Ok(()) };
+        let claims = match (&hello.token, brought.take()) {
+            (Some(token), _) => self.clients.tokens.verify(token, self.clients.clock.now()),
+            (None, Some(claims)) => Ok(*claims),
+            (None, None) => {
+                let message = "token: hello must bring one, as the handshake did not";
+                let _ = self.socket.push(server::error(hello.id, ErrorCode::InvalidToken, message));
+                return Err(CloseCode::InvalidToken);
+            }
+        };
+        match claims {
+            Ok(claims) => {
+                self.socket.settled();
+                self.attach(claims, hello, stage);
+                Ok(())
+            }
+            Err(error) => {
+                let _ =
+                    self.socket.push(server::error(hello.id, ErrorCode::InvalidToken, &error.to_string()));
+                Err(CloseCode::InvalidToken)
+            }
+        }
+    }
+
+    fn attach(self: &Arc<Self>, claims: UserClaims, hello: Hello, stage: &mut Stage) {
+        *stage = Stage::Attaching { connection: None, waiting: VecDeque::new() };
+        let visitor = Arc::clone(self);
+        let attach = Attach { claims, hello, peer: self.address };
+        self.clients.tracker.spawn(async move {
+            let outlet: Arc<dyn Outlet> = visitor.socket.clone();
+            let made = |connection: &Arc<Connection>| visitor.made(connection);
+            match visitor.clients.delivery.attach(attach, outlet, made).await {
+                Ok(connection) => visitor.attached(connection),
+                Err(AttachError::Ended) => {}
+                Err(error) => visitor.not_attached(&error),
+            }
+        });
+    }
+
+    fn made(&self, made: &Arc<Connection>) {
+        let mut stage = self.lock();
+        match &mut *stage {
+            Stage::Attaching { connection, .. } => *connection = Some(Arc::clone(made)),
+            // The socket ended before delivery began.
+            _ => {
+                drop(stage);
+                made.on_closed();
+            }
+        }
+    }
+
+    /// Frames that waited are handed on before any that comes later.
+    fn attached(&self, connection: Arc<Connection>) {
+        let mut stage = self.lock();
+        if let Stage::Attaching { waiting, .. } = &mut *stage {
+            waiting.drain(..).for_each(|text| connection.on_text(&text));
+            *stage = Stage::Attached(connection);
+        }
+    }
+
+    fn not_attached(&self, error: &AttachError) {
+        tracing::debug!(%error, "a connection was not attached");
+        let code = error.close_code();
+        let retry = code.is_reconnectable().then(|| rand::rng().random_range(RETRY_AFTER));
+        if code == CloseCode::InvalidFrame {
+            let _ = self.socket.push(server::error(None, ErrorCode::InvalidFrame, &error.to_string()));
+        }
+        self.say_bye(code, retry);
+    }
+
+    fn say_bye(&self, code: CloseCode, reconnect_after: Option<Duration>) {
+        let _ = self.socket.push(server::bye(code, reconnect_after));
+        self.socket.close(code);
+    }
+
+    /// The connection, once delivery has made it.
+    fn connection(&self) -> Option<Arc<Connection>> {
+        match &*self.lock() {
+            Stage::Attaching { connection, .. } => connection.clone(),
+            Stage::Attached(connection) => Some(Arc::clone(connection)),
+            Stage::Hello(_) | Stage::Ended => None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Stage> {
+        // A panic in between leaves a stage that is at worst too early: the socket ends by its deadlines.
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A visitor as the socket's peer.
+struct Seat(Arc<Visitor>);
+
+impl Peer for Seat {
+    fn on_text(&self, text: &str) -> Result<(), CloseCode> {
+        let mut stage = self.0.lock();
+        match &mut *stage {
+            Stage::Attached(connection) => {
+                let connection = Arc::clone(connection);
+                drop(stage);
+                connection.on_text(text);
+                Ok(())
+            }
+            Stage::Attaching { waiting, .. } if waiting.len() < WAITING_FRAMES => {
+                waiting.push_back(text.to_owned());
+                Ok(())
+            }
+            Stage::Attaching { .. } => Err(CloseCode::InvalidFrame),
+            Stage::Hello(_) => self.0.on_first(text, &mut stage),
+            Stage::Ended => Ok(()),
+        }
+    }
+
+    fn on_pong(&self) {
+        if let Some(connection) = self.0.connection() {
+            connection.on_pong();
+        }
+    }
+
+    fn on_drained(&self) {
+        if let Some(connection) = self.0.connection() {
+            connection.on_drained();
+        }
+    }
+
+    fn on_closed(&self, _how: Closed) {
+        let connection = self.0.connection();
+        *self.0.lock() = Stage::Ended;
+        if let Some(connection) = connection {
+            connection.on_closed();
+        }
+    }
+
+    fn farewell(&self, code: CloseCode) -> Option<Frame> {
+        Some(server::bye(code, None))
+    }
+}

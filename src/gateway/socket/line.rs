@@ -1,0 +1,161 @@
+//! What a socket keeps under its lock: the stream, the queue, the deadlines.
+//!
+//! Owns what one change under the lock does. Must not lock, wait or call anybody back.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::task::{Context, Poll, Waker};
+
+use tokio::net::TcpStream;
+
+use super::queue::Queue;
+use crate::gateway::sockets::Shared;
+use crate::wire::{CloseCode, Frame};
+
+#[derive(Debug)]
+pub(super) struct Line {
+    /// `None` once the connection has ended.
+    pub(super) stream: Option<TcpStream>,
+    pub(super) queue: Queue,
+    /// Wakes the task.
+    pub(super) waker: Option<Waker>,
+    pub(super) phase: Phase,
+    /// A push was answered [`Flow::Full`] and the peer was not told of the drain since.
+    pub(super) full: bool,
+    /// The write side was shut down.
+    pub(super) half_closed: bool,
+    /// The stream failed under a push.
+    pub(super) broken: bool,
+    /// The sweeper has this socket on its list.
+    pub(super) listed: bool,
+    /// What the sweeper found, for the task to act on.
+    pub(super) due: Option<Due>,
+    /// Until when something is expected from the client, and the code if it does not come.
+    pub(super) expect: Option<(u64, CloseCode)>,
+    /// When bytes were last written, while some are queued.
+    pub(super) progress: u64,
+    /// When a closing handshake is given up.
+    pub(super) close_by: u64,
+    /// Until when nothing is read; 0 if there is no pause.
+    pub(super) resume_at: u64,
+}
+
+/// How far a socket is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::gateway) enum Phase {
+    /// Frames go both ways.
+    Open,
+    /// Our close frame is queued or sent; the client's has not come.
+    Closing(CloseCode),
+    /// Nothing more is said; what still comes is thrown away until the client closes, because
+    /// closing with unread bytes makes the kernel send a reset that can destroy our close frame.
+    Lingering,
+}
+
+/// A deadline that passed.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::gateway) enum Due {
+    /// What was expected did not come: close with the code.
+    Expected(CloseCode),
+    /// Nothing could be written for the write timeout.
+    Stalled,
+    /// The closing handshake took too long.
+    Closing,
+}
+
+impl Line {
+    /// An open connection with nothing to write and no deadline.
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self {
+            stream: Some(stream),
+            queue: Queue::default(),
+            waker: None,
+            phase: Phase::Open,
+            full: false,
+            half_closed: false,
+            broken: false,
+            listed: false,
+            due: None,
+            expect: None,
+            progress: 0,
+            close_by: u64::MAX,
+            resume_at: 0,
+        }
+    }
+
+    /// Writes or queues one frame; wakes the task if it must go on with it.
+    pub(super) fn write(&mut self, frame: Frame, shared: &Shared) {
+        let Some(stream) = &self.stream else {
+            return;
+        };
+        let was_empty = self.queue.is_empty();
+        shared.metrics.frames_out.inc();
+        match self.queue.write_or_keep(stream, frame) {
+            Ok(written) => {
+                shared.metrics.bytes_out.inc_by(written as u64);
+                if was_empty && !self.queue.is_empty() {
+                    self.progress = shared.now();
+                    self.wake();
+                }
+            }
+            Err(_) => {
+                self.broken = true;
+                self.wake();
+            }
+        }
+    }
+
+    pub(super) fn flush(&mut self, cx: &mut Context<'_>, shared: &Shared) -> io::Result<()> {
+        let Some(stream) = &self.stream else {
+            return Ok(());
+        };
+        while !self.queue.is_empty() {
+            match stream.poll_write_ready(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(ready) => ready?,
+            }
+            match self.queue.flush(stream) {
+                Ok(written) => {
+                    shared.metrics.bytes_out.inc_by(written as u64);
+                    self.progress = shared.now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// `shutdown(2)` of the write side, through a duplicate of the descriptor: tokio offers it only
+    /// to the stream's one owner.
+    pub(super) fn shut_down_writing(&self) -> io::Result<()> {
+        match &self.stream {
+            Some(stream) => {
+                std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?).shutdown(Shutdown::Write)
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn stalled_at(&self, shared: &Shared) -> u64 {
+        if self.queue.is_empty() {
+            return u64::MAX;
+        }
+        self.progress + shared.settings.write_timeout.as_millis() as u64
+    }
+
+    pub(super) fn has_deadline(&self) -> bool {
+        self.stream.is_some()
+            && (self.expect.is_some()
+                || self.close_by < u64::MAX
+                || self.resume_at > 0
+                || !self.queue.is_empty())
+    }
+
+    pub(super) fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+}

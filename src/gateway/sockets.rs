@@ -1,0 +1,200 @@
+//! All WebSockets of a node: their common settings, their number, and their deadlines.
+//!
+//! Owns the limit on open sockets and one ticker for everybody's deadlines. A timer for each
+//! connection would be over 100 bytes in each task and a trip to the timer wheel with each stall;
+//! here a socket is put on a list (8 bytes) while it has a deadline, and the ticker looks at those
+//! only: none while all clients are healthy. The price is that a deadline is up to one tick late.
+//! Must know nothing of users or protocols.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::codec::Limits;
+use super::connection::{Connection, Peer};
+use super::rate::Rate;
+use super::socket::Socket;
+use crate::metrics::gateway::GatewayMetrics;
+
+/// What all sockets have in common.
+#[derive(Debug, Clone)]
+pub struct SocketSettings {
+    /// How large a message may be.
+    pub limits: Limits,
+    /// Frames a second that a client may send in the long run, of any kind, fragments included.
+    /// Beyond it nothing is read until it is within again, so TCP presses back. It is not closed:
+    /// a quick client that acks each notification of a long backlog does nothing wrong.
+    pub frames_per_second: u32,
+    /// Frames that it may send at once.
+    pub frame_burst: u32,
+    /// Queued bytes above which a push is answered "full".
+    pub high_water: usize,
+    /// A client that takes nothing for this long while something is queued is dropped.
+    pub write_timeout: Duration,
+    /// The closing handshake, from the close frame's queueing to the client's end of stream.
+    pub close_timeout: Duration,
+    /// WebSockets open at a time.
+    pub max_sockets: usize,
+    /// How often deadlines are looked at.
+    pub sweep_every: Duration,
+}
+
+impl Default for SocketSettings {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            frames_per_second: 2000,
+            frame_burst: 4000,
+            high_water: 64 * 1024,
+            write_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(3),
+            max_sockets: 100_000,
+            sweep_every: Duration::from_millis(250),
+        }
+    }
+}
+
+/// Makes the peer of a new socket, which it may keep.
+pub type Seat = Box<dyn FnOnce(Arc<Socket>) -> Arc<dyn Peer> + Send>;
+
+/// All WebSockets of a node. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Sockets {
+    shared: Arc<Shared>,
+}
+
+/// What every socket points to.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) settings: SocketSettings,
+    pub(super) metrics: GatewayMetrics,
+    pub(super) rate: Rate,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+    start: Instant,
+    open: AtomicUsize,
+    /// Sockets with a deadline. At most one entry a socket, so bounded by `max_sockets`.
+    listed: Mutex<Vec<Weak<Socket>>>,
+}
+
+/// The right to one open socket, given back on drop.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Shared>);
+
+impl Sockets {
+    /// Ready for sockets; starts the ticker. From `stop` on no socket is added; those that are
+    /// open go on until they are closed, and with the last one the ticker ends.
+    pub fn start(
+        settings: SocketSettings,
+        metrics: GatewayMetrics,
+        tracker: TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            rate: Rate::new(settings.frames_per_second, settings.frame_burst),
+            settings,
+            metrics,
+            tracker: tracker.clone(),
+            stop,
+            start: Instant::now(),
+            open: AtomicUsize::new(0),
+            listed: Mutex::default(),
+        });
+        tracker.spawn(tick(shared.clone()));
+        Self { shared }
+    }
+
+    /// How many are open, or about to be.
+    pub fn open(&self) -> usize {
+        self.shared.open.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn metrics(&self) -> &GatewayMetrics {
+        &self.shared.metrics
+    }
+
+    pub(super) fn tracker(&self) -> &TaskTracker {
+        &self.shared.tracker
+    }
+
+    /// A place for one more socket, unless all are taken or the node stops.
+    pub(super) fn reserve(&self) -> Option<Place> {
+        // Counted first and then looked at: the ticker, which looks in the other order, cannot
+        // end while a place is given away.
+        let before = self.shared.open.fetch_add(1, Ordering::SeqCst);
+        let place = Place(self.shared.clone());
+        let free = before < self.shared.settings.max_sockets && !self.shared.stop.is_cancelled();
+        free.then_some(place)
+    }
+
+    /// Starts a socket in a task of its own. `first` is what was read behind the handshake.
+    pub(super) fn run(&self, place: Place, stream: TcpStream, first: Bytes, seat: Seat) {
+        let socket = Socket::new(stream, self.shared.clone());
+        let peer = seat(socket.clone());
+        let mut connection = Connection::new(socket, peer, place);
+        if !first.is_empty() {
+            connection.take(&mut Vec::from(first));
+        }
+        self.shared.tracker.spawn(connection);
+    }
+}
+
+impl Shared {
+    /// Milliseconds since the start.
+    pub(super) fn now(&self) -> u64 {
+        self.start.elapsed().as_millis() as u64
+    }
+
+    /// Microseconds since the start.
+    pub(super) fn now_us(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
+    }
+
+    pub(super) fn after(&self, wait: Duration) -> u64 {
+        self.now() + wait.as_millis() as u64
+    }
+
+    /// Has the ticker look at `socket` until it has no deadline.
+    pub(super) fn list(&self, socket: Weak<Socket>) {
+        self.listed().push(socket);
+    }
+
+    fn listed(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Socket>>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sweep(&self) {
+        // Taken out first: nobody holds the list and a socket at once.
+        let mut sockets = std::mem::take(&mut *self.listed());
+        let now = self.now();
+        sockets.retain(|socket| socket.upgrade().is_some_and(|socket| socket.sweep(now)));
+        let mut listed = self.listed();
+        if listed.is_empty() {
+            sockets.shrink_to(64);
+            *listed = sockets;
+        } else {
+            listed.append(&mut sockets);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn tick(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(shared.settings.sweep_every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !(shared.stop.is_cancelled() && shared.open.load(Ordering::SeqCst) == 0) {
+        ticks.tick().await;
+        shared.sweep();
+    }
+}

@@ -1,0 +1,84 @@
+//! The inbox in a SQLite file, for one node.
+//!
+//! Owns the file's connections: one that writes and a few that read. Every write is one
+//! transaction that takes the write lock first, so it never has to be rolled back for
+//! having read something old. WAL, so readers see the last commit and wait for nobody.
+
+mod append;
+mod connect;
+mod start;
+mod streams;
+mod upkeep;
+
+use sqlx::sqlite::Sqlite;
+use sqlx::{SqlitePool, Transaction};
+
+use super::Settings;
+use super::calls::Calls;
+use super::failure::Failure;
+use super::open_error::OpenError;
+use crate::clock::Clock;
+use crate::domain::Epoch;
+use crate::metrics::inbox::InboxMetrics;
+
+pub(super) use connect::connect_to_migrate;
+
+/// The inbox in a SQLite file. Clones share its connections.
+#[derive(Debug, Clone)]
+pub struct SqliteInbox {
+    /// Of one connection.
+    writer: SqlitePool,
+    readers: SqlitePool,
+    calls: Calls,
+    clock: Clock,
+    max_devices: u32,
+}
+
+impl SqliteInbox {
+    /// Opens the file, made with its folder if missing, and sees that the tables are there.
+    ///
+    /// # Errors
+    /// What to change; [`OpenError::TablesMissing`] for a file that was never migrated.
+    pub async fn open(
+        settings: &Settings,
+        clock: Clock,
+        metrics: InboxMetrics,
+    ) -> Result<Self, OpenError> {
+        let (writer, readers) = connect::pools(settings).await?;
+        Ok(Self {
+            writer,
+            readers,
+            calls: Calls {
+                timeout: settings.timeout,
+                metrics,
+            },
+            clock,
+            max_devices: settings.max_devices,
+        })
+    }
+
+    /// A transaction that holds the write lock. Dropped before its commit it changes nothing.
+    async fn write(&self) -> Result<Transaction<'static, Sqlite>, Failure> {
+        let begun = self.writer.begin_with("begin immediate").await;
+        begun.map_err(|error| self.failure(error))
+    }
+
+    async fn commit(&self, transaction: Transaction<'static, Sqlite>) -> Result<(), Failure> {
+        let committed = transaction.commit().await;
+        committed.map_err(|error| self.failure(error))
+    }
+
+    fn failure(&self, error: sqlx::Error) -> Failure {
+        Failure::of_sqlite(error, self.calls.timeout)
+    }
+}
+
+/// Epochs are written as 64-bit integers from `u32`s.
+fn epoch_of(column: i64) -> Epoch {
+    Epoch(u32::try_from(column).unwrap_or_default())
+}
+
+/// Rows to be written, as the JSON array that `json_each` takes: one statement for all of them.
+fn rows(rows: Vec<serde_json::Value>) -> String {
+    serde_json::Value::Array(rows).to_string()
+}

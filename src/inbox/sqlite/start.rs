@@ -1,0 +1,201 @@
+//! Starting sessions in SQLite.
+
+use serde_json::json;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use super::{SqliteInbox, epoch_of, rows};
+use crate::domain::{DeviceId, Seq, Stream, UnixMillis, UserId};
+use crate::inbox::Open;
+use crate::inbox::failure::Failure;
+use crate::inbox::start::{Found, Placing, Starts};
+
+/// What is counted is bounded by retention (10 000 entries a stream). ?1 user, ?2 device,
+/// ?3 stream, ?4 whether it is the user's own, ?5 now.
+const FIND: &str = r#"
+with standing as materialized (
+    select streams.id, coalesce(streams.epoch, store.epoch) as epoch,
+        coalesce(streams.last_seq, 0) as head, coalesce(streams.floor_seq, 0) as floor
+    from store
+    left join streams on streams.name = ?3
+),
+own as materialized (
+    select epoch, acked_seq from cursors where user_id = ?1 and device = ?2 and stream = ?3
+),
+anywhere as materialized (
+    -- A cursor that stands where it started has acknowledged nothing.
+    select max(acked_seq) as acked
+    from cursors
+    where user_id = ?1 and stream = ?3 and epoch = (select epoch from standing)
+        and acked_seq > start_seq and ?4 and not exists (select 1 from own)
+),
+waiting as materialized (
+    select count(*) as unread,
+        min(seq) filter (where seq > coalesce((select acked from anywhere), 0)) as lowest
+    from entries
+    where ?4 and stream = (select id from standing) and seq > (select floor from standing)
+        and (expires_at is null or expires_at > ?5) and (device is null or device = ?2)
+)
+select standing.epoch, standing.head, standing.floor,
+    own.epoch as cursor_epoch, own.acked_seq as cursor_acked,
+    (select last_used from devices where user_id = ?1 and device = ?2) as last_used,
+    (select count(*) from devices where user_id = ?1 and device <> ?2) as others,
+    waiting.unread, waiting.lowest
+from standing
+join waiting on true
+left join own on true
+"#;
+
+/// The lowest free slot: there is one writer, so nobody else wants it.
+const ADD_DEVICE: &str = r#"
+with recursive slots (slot) as (
+    select 0 union all select slot + 1 from slots where slot + 1 < ?3
+)
+insert into devices (user_id, device, slot, created_at, last_used)
+select ?1, ?2, slot, ?4, ?4
+from slots
+where slot < ?3
+    and not exists (select 1 from devices where user_id = ?1 and devices.slot = slots.slot)
+limit 1
+on conflict do nothing
+"#;
+
+const TOUCH_DEVICE: &str =
+    "update devices set last_used = ?3 where user_id = ?1 and device = ?2 and last_used < ?3";
+
+/// A cursor that is there stays, unless it is the very one to be replaced. Rows: [user, device,
+/// stream, epoch, start, replaced epoch, replaced acked].
+const PLACE: &str = r#"
+insert into cursors (user_id, device, stream, epoch, start_seq, acked_seq)
+select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 4
+from json_each(?1)
+where value ->> 5 is null
+on conflict do nothing
+"#;
+
+const REPLACE: &str = r#"
+update cursors
+set epoch = asked.value ->> 3, start_seq = asked.value ->> 4, acked_seq = asked.value ->> 4
+from json_each(?1) as asked
+where user_id = asked.value ->> 0 and device = asked.value ->> 1 and stream = asked.value ->> 2
+    and epoch = asked.value ->> 5 and acked_seq = asked.value ->> 6
+"#;
+
+impl Starts for SqliteInbox {
+    async fn find(&self, requests: &[&Open], now: UnixMillis) -> Result<Vec<Found>, Failure> {
+        let work = async {
+            let acquired = self.readers.acquire().await;
+            let mut connection = acquired.map_err(|error| self.failure(error))?;
+            let mut found = Vec::with_capacity(requests.len());
+            for open in requests {
+                let is_own = matches!(&open.stream, Stream::User(user) if *user == open.user);
+                let row = sqlx::query(FIND)
+                    .bind(open.user.as_str())
+                    .bind(open.device.as_ref().map(|device| device.as_str()))
+                    .bind(open.stream.to_string())
+                    .bind(is_own)
+                    .bind(now.as_i64())
+                    .fetch_one(&mut *connection)
+                    .await
+                    .and_then(|row| found_in(&row));
+                found.push(row.map_err(|error| self.failure(error))?);
+            }
+            Ok(found)
+        };
+        self.calls.within("open", work).await
+    }
+
+    async fn add_devices(
+        &self,
+        devices: &[(UserId, DeviceId)],
+        now: UnixMillis,
+    ) -> Result<Vec<(UserId, DeviceId)>, Failure> {
+        let work = async {
+            let mut transaction = self.write().await?;
+            let mut added = Vec::new();
+            for (user, device) in devices {
+                let done = sqlx::query(ADD_DEVICE)
+                    .bind(user.as_str())
+                    .bind(device.as_str())
+                    .bind(i64::from(self.max_devices))
+                    .bind(now.as_i64())
+                    .execute(&mut *transaction)
+                    .await
+                    .map_err(|error| self.failure(error))?;
+                if done.rows_affected() > 0 {
+                    added.push((user.clone(), device.clone()));
+                }
+            }
+            self.commit(transaction).await?;
+            Ok(added)
+        };
+        self.calls.within("add_devices", work).await
+    }
+
+    async fn touch_devices(
+        &self,
+        devices: &[(UserId, DeviceId)],
+        now: UnixMillis,
+    ) -> Result<(), Failure> {
+        let work = async {
+            let mut transaction = self.write().await?;
+            for (user, device) in devices {
+                sqlx::query(TOUCH_DEVICE)
+                    .bind(user.as_str())
+                    .bind(device.as_str())
+                    .bind(now.as_i64())
+                    .execute(&mut *transaction)
+                    .await
+                    .map_err(|error| self.failure(error))?;
+            }
+            self.commit(transaction).await
+        };
+        self.calls.within("touch_devices", work).await
+    }
+
+    async fn place(&self, cursors: &[Placing]) -> Result<(), Failure> {
+        let asked = cursors.iter().map(|cursor| {
+            json!([
+                cursor.user,
+                cursor.device,
+                cursor.stream.to_string(),
+                cursor.epoch.0,
+                cursor.start.as_i64(),
+                cursor.replaces.map(|(epoch, _)| epoch.0),
+                cursor.replaces.map(|(_, acked)| acked.as_i64()),
+            ])
+        });
+        let asked = rows(asked.collect());
+        let work = async {
+            let mut transaction = self.write().await?;
+            for statement in [PLACE, REPLACE] {
+                sqlx::query(statement)
+                    .bind(&asked)
+                    .execute(&mut *transaction)
+                    .await
+                    .map_err(|error| self.failure(error))?;
+            }
+            self.commit(transaction).await
+        };
+        self.calls.within("place", work).await
+    }
+}
+
+fn found_in(row: &SqliteRow) -> Result<Found, sqlx::Error> {
+    let cursor_epoch: Option<i64> = row.try_get("cursor_epoch")?;
+    let cursor_acked: Option<i64> = row.try_get("cursor_acked")?;
+    let last_used: Option<i64> = row.try_get("last_used")?;
+    let lowest: Option<i64> = row.try_get("lowest")?;
+    Ok(Found {
+        epoch: epoch_of(row.try_get("epoch")?),
+        head: Seq::from_i64(row.try_get("head")?),
+        floor: Seq::from_i64(row.try_get("floor")?),
+        cursor: cursor_epoch
+            .zip(cursor_acked)
+            .map(|(epoch, acked)| (epoch_of(epoch), Seq::from_i64(acked))),
+        last_used: last_used.map(UnixMillis::from_i64),
+        others: u32::try_from(row.try_get::<i64, _>("others")?).unwrap_or(u32::MAX),
+        unread: u64::try_from(row.try_get::<i64, _>("unread")?).unwrap_or_default(),
+        lowest: lowest.map(Seq::from_i64),
+    })
+}

@@ -1,0 +1,197 @@
+//! Reading streams and moving cursors in SQLite.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use serde_json::json;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use super::{SqliteInbox, epoch_of, rows};
+use crate::domain::{DeviceId, Seq, Stream, UnixMillis};
+use crate::inbox::failure::Failure;
+use crate::inbox::page::{self, Found};
+use crate::inbox::{
+    Audience, Cursor, Entry, Head, InboxError, Open, Opened, Page, Read, Streams, cursors, start,
+};
+
+/// One statement, so one snapshot. ?1 stream, ?2 after, ?3 whether for all devices, ?4 device,
+/// ?5 now, ?6 how many. There is always a row; without an entry its `seq` is null.
+const READ: &str = r#"
+select coalesce(streams.epoch, store.epoch) as epoch, coalesce(streams.floor_seq, 0) as floor,
+    coalesce(streams.last_seq, 0) as head, entries.seq, entries.device, entries.expires_at,
+    bodies.json
+from store
+left join streams on streams.name = ?1
+left join entries
+    on entries.stream = streams.id and entries.seq > max(?2, streams.floor_seq)
+    and (entries.expires_at is null or entries.expires_at > ?5)
+    and (?3 or entries.device is null or entries.device = ?4)
+    and exists (select 1 from bodies where bodies.id = entries.body)
+left join bodies on bodies.id = entries.body
+order by entries.seq
+limit ?6
+"#;
+
+const HEADS: &str = r#"
+select coalesce(streams.epoch, store.epoch), coalesce(streams.last_seq, 0)
+from json_each(?1) as asked
+join store on true
+left join streams on streams.name = asked.value
+order by asked.key
+"#;
+
+/// Rows: [user, device, stream, epoch, acked].
+const COMMIT: &str = r#"
+update cursors set acked_seq = asked.value ->> 4
+from json_each(?1) as asked
+where user_id = asked.value ->> 0 and device = asked.value ->> 1 and stream = asked.value ->> 2
+    and epoch = asked.value ->> 3 and acked_seq < asked.value ->> 4
+"#;
+
+impl SqliteInbox {
+    async fn pages(&self, requests: &[Read], now: UnixMillis) -> Result<Vec<Page>, Failure> {
+        let work = async {
+            let acquired = self.readers.acquire().await;
+            let mut connection = acquired.map_err(|error| self.failure(error))?;
+            let mut pages = Vec::with_capacity(requests.len());
+            for request in requests {
+                let found = find(&mut connection, request, now).await;
+                let found = found.map_err(|error| self.failure(error))?;
+                pages.push(page::cut(request, found));
+            }
+            Ok(pages)
+        };
+        self.calls.within("read", work).await
+    }
+
+    async fn stand(&self, streams: &[Stream]) -> Result<Vec<Head>, Failure> {
+        let asked = rows(
+            streams
+                .iter()
+                .map(|stream| json!(stream.to_string()))
+                .collect(),
+        );
+        let work = async {
+            let found: Result<Vec<(i64, i64)>, _> = sqlx::query_as(HEADS)
+                .bind(asked)
+                .fetch_all(&self.readers)
+                .await;
+            found.map_err(|error| self.failure(error))
+        };
+        let found = self.calls.within("heads", work).await?;
+        let head = |(epoch, head)| Head {
+            epoch: epoch_of(epoch),
+            head: Seq::from_i64(head),
+        };
+        Ok(found.into_iter().map(head).collect())
+    }
+
+    async fn move_cursors(&self, cursors: &[Cursor]) -> Result<(), Failure> {
+        let asked = cursors.iter().map(|cursor| {
+            json!([
+                cursor.user,
+                cursor.device,
+                cursor.stream.to_string(),
+                cursor.epoch.0,
+                cursor.acked.as_i64(),
+            ])
+        });
+        let asked = rows(asked.collect());
+        let work = async {
+            let mut transaction = self.write().await?;
+            sqlx::query(COMMIT)
+                .bind(asked)
+                .execute(&mut *transaction)
+                .await
+                .map_err(|error| self.failure(error))?;
+            self.commit(transaction).await
+        };
+        self.calls.within("commit", work).await
+    }
+}
+
+/// Steps through the rows only as far as the page can reach, so that a page of large bodies
+/// does not fill the memory.
+async fn find(
+    connection: &mut SqliteConnection,
+    request: &Read,
+    now: UnixMillis,
+) -> Result<Found, sqlx::Error> {
+    let device = match &request.audience {
+        Audience::All => None,
+        Audience::Device(device) => device.as_ref().map(|device| device.as_str()),
+    };
+    let mut rows = sqlx::query(READ)
+        .bind(request.stream.to_string())
+        .bind(request.after.as_i64())
+        .bind(request.audience == Audience::All)
+        .bind(device)
+        .bind(now.as_i64())
+        .bind(page::wanted(request))
+        .fetch(connection);
+    let mut page: Option<Found> = None;
+    let mut bytes = 0_usize;
+    while let Some(row) = rows.try_next().await? {
+        let found = match &mut page {
+            Some(found) => found,
+            None => page.insert(standing(&row)?),
+        };
+        let Some(entry) = entry(&row)? else { break };
+        bytes = bytes.saturating_add(entry.json.len());
+        found.entries.push(entry);
+        // One more than fits was kept, so the page knows that it is cut.
+        if bytes > request.max_bytes && found.entries.len() > 1 {
+            break;
+        }
+    }
+    page.ok_or(sqlx::Error::RowNotFound)
+}
+
+fn standing(row: &SqliteRow) -> Result<Found, sqlx::Error> {
+    Ok(Found {
+        epoch: epoch_of(row.try_get("epoch")?),
+        floor: Seq::from_i64(row.try_get("floor")?),
+        head: Seq::from_i64(row.try_get("head")?),
+        entries: Vec::new(),
+    })
+}
+
+fn entry(row: &SqliteRow) -> Result<Option<Entry>, sqlx::Error> {
+    let Some(seq) = row.try_get::<Option<i64>, _>("seq")? else {
+        return Ok(None);
+    };
+    let device: Option<String> = row.try_get("device")?;
+    let expires_at: Option<i64> = row.try_get("expires_at")?;
+    Ok(Some(Entry {
+        seq: Seq::from_i64(seq),
+        device: device
+            .map(DeviceId::new)
+            .transpose()
+            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+        expires_at: expires_at.map(UnixMillis::from_i64),
+        json: Bytes::from(row.try_get::<Vec<u8>, _>("json")?),
+    }))
+}
+
+#[async_trait]
+impl Streams for SqliteInbox {
+    async fn open(&self, requests: Vec<Open>) -> Vec<Result<Opened, InboxError>> {
+        start::open(self, &requests, self.max_devices, self.clock.now()).await
+    }
+
+    async fn read(&self, requests: Vec<Read>, now: UnixMillis) -> Result<Vec<Page>, InboxError> {
+        let pages = self.pages(&requests, now).await;
+        pages.map_err(|failure| failure.to_error())
+    }
+
+    async fn heads(&self, streams: &[Stream]) -> Result<Vec<Head>, InboxError> {
+        let heads = self.stand(streams).await;
+        heads.map_err(|failure| failure.to_error())
+    }
+
+    async fn commit(&self, cursors: Vec<Cursor>) -> Result<(), InboxError> {
+        let moved = self.move_cursors(&cursors::furthest(cursors)).await;
+        moved.map_err(|failure| failure.to_error())
+    }
+}

@@ -1,0 +1,27 @@
+//! The inbox's contract: every case runs against SQLite and PostgreSQL.
+
+mod append;
+mod idempotency;
+mod open;
+mod read;
+mod store;
+mod upkeep;
+
+/// Runs cases (functions that take a fresh [`store::Store`]) against both stores.
+macro_rules! cases {
+    ($($case:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$case(&super::Store::sqlite().await).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                super::$case(&super::Store::postgres().await).await;
+            })*
+        }
+    };
+}
+pub(super) use cases;
