@@ -10,7 +10,8 @@
 //!   -> routing
 //!   -> hub | session | broker | presence | inbox
 //!   -> wire | auth
-//!   -> domain | metrics | clock | batch
+//!   -> batch | clock | metrics
+//!   -> domain
 //! ```
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]

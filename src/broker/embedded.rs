@@ -14,8 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{
-    Broker, ControlError, ControlRequest, Destination, Health, Ingress, Inlets, Outcome, SendError,
-    Settle,
+    Broker, ControlError, ControlRequest, Destination, Health, Ingress, Inlets, Outcome, SendError, Settle,
 };
 use crate::domain::{NodeId, Priority};
 use crate::metrics::broker::BrokerMetrics;
@@ -49,14 +48,7 @@ pub struct Published {
 impl Published {
     /// A message with nothing but a body.
     pub fn new(lane: Priority, body: impl Into<Bytes>) -> Self {
-        Self {
-            lane,
-            body: body.into(),
-            message_id: None,
-            expiration: None,
-            user_id: None,
-            traceparent: None,
-        }
+        Self { lane, body: body.into(), message_id: None, expiration: None, user_id: None, traceparent: None }
     }
 }
 
@@ -113,10 +105,7 @@ struct Member {
 impl EmbeddedBus {
     /// A bus that nobody joined.
     pub fn new() -> Self {
-        Self(Arc::new(Shared {
-            state: Mutex::default(),
-            takers: watch::Sender::new(0),
-        }))
+        Self(Arc::new(Shared { state: Mutex::default(), takers: watch::Sender::new(0) }))
     }
 
     /// Joins as `node`; who joined under that id before gets nothing any more.
@@ -129,14 +118,8 @@ impl EmbeddedBus {
         let mut state = self.state();
         state.joined += 1;
         let joined = state.joined;
-        let member = Member {
-            joined,
-            envelopes,
-            control,
-            ingress,
-            takes_ingress: false,
-            metrics: metrics.clone(),
-        };
+        let member =
+            Member { joined, envelopes, control, ingress, takes_ingress: false, metrics: metrics.clone() };
         state.nodes.insert(node.clone(), member);
         drop(state);
         let broker = EmbeddedBroker {
@@ -146,11 +129,8 @@ impl EmbeddedBus {
             health: watch::Sender::new(Health::Up),
             metrics,
         };
-        let inlets = Inlets {
-            envelopes: envelopes_arrive,
-            control: control_arrives,
-            ingress: ingress_arrives,
-        };
+        let inlets =
+            Inlets { envelopes: envelopes_arrive, control: control_arrives, ingress: ingress_arrives };
         (broker, inlets)
     }
 
@@ -180,11 +160,7 @@ impl EmbeddedBus {
                 Outcome::Dead { code, reason } => {
                     metrics.settled(lane, "dead");
                     metrics.dead_letter(code);
-                    let letter = DeadLetter {
-                        message,
-                        code,
-                        reason,
-                    };
+                    let letter = DeadLetter { message, code, reason };
                     self.state().dead.push(letter.clone());
                     return Fate::Dead(letter);
                 }
@@ -298,12 +274,7 @@ impl Broker for EmbeddedBroker {
         Ok(())
     }
 
-    async fn request(
-        &self,
-        node: &NodeId,
-        body: Bytes,
-        deadline: Duration,
-    ) -> Result<Bytes, ControlError> {
+    async fn request(&self, node: &NodeId, body: Bytes, deadline: Duration) -> Result<Bytes, ControlError> {
         let answer = self.ask(node, body, deadline).await;
         self.metrics.request_ended(match &answer {
             Ok(_) => "answered",
@@ -338,12 +309,7 @@ impl Broker for EmbeddedBroker {
 }
 
 impl EmbeddedBroker {
-    async fn ask(
-        &self,
-        node: &NodeId,
-        body: Bytes,
-        deadline: Duration,
-    ) -> Result<Bytes, ControlError> {
+    async fn ask(&self, node: &NodeId, body: Bytes, deadline: Duration) -> Result<Bytes, ControlError> {
         if *self.health.borrow() == Health::Down {
             return Err(ControlError::NotTaken);
         }
@@ -352,13 +318,10 @@ impl EmbeddedBroker {
             let state = self.bus.state();
             let member = state.nodes.get(node).ok_or(ControlError::NoAnswer)?;
             let request = ControlRequest { body, answer };
-            member
-                .control
-                .try_send(request)
-                .map_err(|refused| match refused {
-                    mpsc::error::TrySendError::Full(_) => ControlError::NotTaken,
-                    mpsc::error::TrySendError::Closed(_) => ControlError::NoAnswer,
-                })?;
+            member.control.try_send(request).map_err(|refused| match refused {
+                mpsc::error::TrySendError::Full(_) => ControlError::NotTaken,
+                mpsc::error::TrySendError::Closed(_) => ControlError::NoAnswer,
+            })?;
         }
         match timeout(deadline, arrives).await {
             Ok(Ok(answer)) => Ok(answer),

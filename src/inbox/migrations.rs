@@ -62,10 +62,7 @@ pub fn is_sqlite(url: &str) -> bool {
     url.starts_with("sqlite:")
 }
 
-async fn run<C: Migrate>(
-    connection: &mut C,
-    sources: &[Source],
-) -> Result<MigrateReport, OpenError> {
+async fn run<C: Migrate>(connection: &mut C, sources: &[Source]) -> Result<MigrateReport, OpenError> {
     let mut migrator = Migrator::with_migrations(sources.iter().map(migration).collect());
     // A newer node may have added some; they keep what older nodes need (expand, then contract).
     migrator.set_ignore_missing(true);

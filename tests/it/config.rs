@@ -320,27 +320,13 @@ fn processes_that_start_at_once_agree_on_the_trials_secrets() {
 
 #[test]
 fn the_inboxs_file_is_relative_to_data_dir_and_its_url_is_escaped() {
-    let variables = [
-        ("FANFARE__DATA_DIR", "/srv/100%"),
-        ("FANFARE__INBOX__URL", "sqlite://in/box.sqlite"),
-    ];
+    let variables = [("FANFARE__DATA_DIR", "/srv/100%"), ("FANFARE__INBOX__URL", "sqlite://in/box.sqlite")];
     let store = load_with("", &variables).expect("valid").inbox.store;
-    assert_eq!(
-        store,
-        Store::Sqlite(PathBuf::from("/srv/100%/in/box.sqlite"))
-    );
+    assert_eq!(store, Store::Sqlite(PathBuf::from("/srv/100%/in/box.sqlite")));
     assert_eq!(store.url().expose(), "sqlite:///srv/100%25/in/box.sqlite");
-    for bad in [
-        "sqlite://",
-        "sqlite::memory:",
-        "sqlite://a?mode=memory",
-        "sqlite://:memory:",
-    ] {
+    for bad in ["sqlite://", "sqlite::memory:", "sqlite://a?mode=memory", "sqlite://:memory:"] {
         let listed = problems("", &[("FANFARE__INBOX__URL", bad)]);
-        assert!(
-            listed[0].starts_with("inbox.url: must be sqlite://PATH"),
-            "{listed:?}"
-        );
+        assert!(listed[0].starts_with("inbox.url: must be sqlite://PATH"), "{listed:?}");
     }
 }
 

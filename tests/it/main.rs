@@ -1,8 +1,16 @@
 //! All integration tests, one binary.
-#![expect(
-    unreachable_pub,
-    reason = "modules of one test binary speak through pub items"
-)]
+#![expect(unreachable_pub, reason = "modules of one test binary speak through pub items")]
 
-mod contract;
+#[expect(dead_code, reason = "it speaks the whole protocol; tests look at what they are about")]
 mod support;
+
+mod auth;
+mod cli;
+mod cluster;
+mod config;
+mod contract;
+mod deploy;
+mod faults;
+mod sockets;
+mod tidy;
+mod topology;

@@ -33,21 +33,11 @@ pub(super) struct Envelopes {
 impl Envelopes {
     /// Declares the next node queue and starts consuming it.
     pub(super) async fn declare(shared: &Shared, channel: Channel) -> Result<Self, SessionError> {
-        let declarer = Declarer {
-            channel: &channel,
-            patience: shared.settings.operation_timeout,
-        };
-        let queue = declarer
-            .node_queue(&shared.settings, shared.next_queue())
-            .await?;
+        let declarer = Declarer { channel: &channel, patience: shared.settings.operation_timeout };
+        let queue = declarer.node_queue(&shared.settings, shared.next_queue()).await?;
         let consumer = declarer.consume(&queue, PREFETCH).await?;
         tracing::info!(queue.name = %queue, "consuming envelopes");
-        Ok(Self {
-            channel,
-            consumer,
-            unacked: None,
-            count: 0,
-        })
+        Ok(Self { channel, consumer, unacked: None, count: 0 })
     }
 
     /// Hands envelopes to the node until cancelled or broken.

@@ -53,11 +53,7 @@ pub(super) struct Pending {
 
 impl Default for Pending {
     fn default() -> Self {
-        Self {
-            answers: Mutex::default(),
-            next: AtomicU64::new(0),
-            slots: Arc::new(Semaphore::new(REQUESTS)),
-        }
+        Self { answers: Mutex::default(), next: AtomicU64::new(0), slots: Arc::new(Semaphore::new(REQUESTS)) }
     }
 }
 
@@ -109,9 +105,7 @@ pub(super) async fn request(
         return Err(ControlError::NotTaken);
     }
     let caller = shared.caller().ok_or(ControlError::NotTaken)?;
-    let slot = Arc::clone(&shared.pending.slots)
-        .try_acquire_owned()
-        .map_err(|_| ControlError::NotTaken)?;
+    let slot = Arc::clone(&shared.pending.slots).try_acquire_owned().map_err(|_| ControlError::NotTaken)?;
     let (registered, arrives) = shared.pending.register();
     let properties = BasicProperties::default()
         .with_type(short(REQUEST))
@@ -150,10 +144,7 @@ async fn send(
     body: &[u8],
     properties: BasicProperties,
 ) -> Result<(), ControlError> {
-    let options = BasicPublishOptions {
-        mandatory: true,
-        ..BasicPublishOptions::default()
-    };
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let confirm = channel
         .basic_publish(short(NODES), short(key), options, body, properties)
         .await
@@ -211,20 +202,12 @@ async fn take(shared: &Shared, delivery: Delivery) -> Result<Option<Delivery>, S
 }
 
 /// Hands a request to the node and sends its answer back, all before the request's deadline.
-async fn answer(
-    shared: Arc<Shared>,
-    replies: Channel,
-    request: Delivery,
-) -> Result<(), SessionError> {
+async fn answer(shared: Arc<Shared>, replies: Channel, request: Delivery) -> Result<(), SessionError> {
     let left = request.properties.expiration().as_ref();
     let left = left.and_then(|ms| ms.as_str().parse().ok());
-    let deadline =
-        Instant::now() + left.map_or(shared.settings.operation_timeout, Duration::from_millis);
+    let deadline = Instant::now() + left.map_or(shared.settings.operation_timeout, Duration::from_millis);
     let (answer, arrives) = oneshot::channel();
-    let asked = ControlRequest {
-        body: Bytes::from(request.data),
-        answer,
-    };
+    let asked = ControlRequest { body: Bytes::from(request.data), answer };
     let taken = timeout_at(deadline, shared.control.send(asked)).await;
     request.acker.ack(BasicAckOptions::default()).await?;
     if !matches!(taken, Ok(Ok(()))) {
@@ -234,10 +217,9 @@ async fn answer(
     let Ok(Ok(body)) = timeout_at(deadline, arrives).await else {
         return Ok(());
     };
-    let (Some(to), Some(id)) = (
-        request.properties.reply_to().clone(),
-        request.properties.correlation_id().clone(),
-    ) else {
+    let (Some(to), Some(id)) =
+        (request.properties.reply_to().clone(), request.properties.correlation_id().clone())
+    else {
         return Ok(());
     };
     let left = deadline.saturating_duration_since(Instant::now());
@@ -259,9 +241,7 @@ async fn reply(
     properties: BasicProperties,
 ) -> Result<(), SessionError> {
     let options = BasicPublishOptions::default();
-    let confirm = replies
-        .basic_publish(short(NODES), to, options, body, properties)
-        .await?;
+    let confirm = replies.basic_publish(short(NODES), to, options, body, properties).await?;
     // Who asked has a deadline; whether the answer got there is not ours to repair.
     confirm.await?;
     Ok(())

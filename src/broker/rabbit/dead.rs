@@ -64,19 +64,10 @@ pub(super) async fn bury(
 ) -> Result<(), BuryError> {
     shared.until_up().await;
     let properties = epitaph(original, code, reason, &shared.settings.clock);
-    let options = BasicPublishOptions {
-        mandatory: true,
-        ..BasicPublishOptions::default()
-    };
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let publishing = async {
         let confirm = channel
-            .basic_publish(
-                ShortString::default(),
-                short(DEAD),
-                options,
-                &original.body,
-                properties,
-            )
+            .basic_publish(ShortString::default(), short(DEAD), options, &original.body, properties)
             .await?;
         confirm.await
     };
@@ -115,9 +106,7 @@ fn epitaph(original: &Original, code: &str, reason: &str, clock: &Clock) -> Basi
         let now = clock.now().as_i64();
         headers.insert(first_failed, AMQPValue::LongLongInt(now));
     }
-    let mut properties = BasicProperties::default()
-        .with_delivery_mode(2)
-        .with_headers(headers);
+    let mut properties = BasicProperties::default().with_delivery_mode(2).with_headers(headers);
     if let Some(id) = from.message_id() {
         properties = properties.with_message_id(id.clone());
     }
@@ -183,11 +172,7 @@ pub(super) async fn sort_dropped(
     }
 }
 
-async fn sort(
-    shared: &Shared,
-    delivery: Delivery,
-    graveyard: &Channel,
-) -> Result<(), SessionError> {
+async fn sort(shared: &Shared, delivery: Delivery, graveyard: &Channel) -> Result<(), SessionError> {
     let death = Death::of(&delivery);
     if death.reason == "expired" {
         shared.metrics.expired.inc();
@@ -210,10 +195,7 @@ async fn sort(
             shared.metrics.failures.inc();
             tracing::warn!(%error, "a dropped message could not be kept yet");
             sleep(PAUSE).await;
-            let requeue = BasicNackOptions {
-                requeue: true,
-                ..BasicNackOptions::default()
-            };
+            let requeue = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
             delivery.acker.nack(requeue).await?;
         }
     }
@@ -242,21 +224,16 @@ impl Death {
             },
             _ => String::new(),
         };
-        Self {
-            reason: read("reason"),
-            queue: read("queue"),
-            exchange: read("exchange"),
-        }
+        Self { reason: read("reason"), queue: read("queue"), exchange: read("exchange") }
     }
 
     /// The code and the sentence for operators.
     fn explained(&self) -> (&'static str, String) {
         let queue = &self.queue;
         match self.reason.as_str() {
-            "delivery_limit" => (
-                "delivery_limit",
-                format!("{queue} delivered it too often and it was never settled"),
-            ),
+            "delivery_limit" => {
+                ("delivery_limit", format!("{queue} delivered it too often and it was never settled"))
+            }
             other => ("dropped", format!("{queue} dropped it: {other:?}")),
         }
     }

@@ -69,12 +69,7 @@ pub(super) struct Lane {
 
 impl Lane {
     /// A lane that takes nothing yet; `graveyard` publishes dead letters.
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        lane: Priority,
-        channel: Channel,
-        graveyard: Channel,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, lane: Priority, channel: Channel, graveyard: Channel) -> Self {
         Self {
             shared,
             lane,
@@ -139,9 +134,7 @@ impl Lane {
         let Some(mut consumer) = self.consumer.take() else {
             return Ok(());
         };
-        let cancelling = self
-            .channel
-            .basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        let cancelling = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
         within(self.patience(), cancelling).await?;
         // What lapin had taken already and the node never saw goes back at once.
         while let Some(Some(delivery)) = consumer.next().now_or_never() {
@@ -154,28 +147,16 @@ impl Lane {
     }
 
     async fn consume(&mut self) -> Result<Consumer, SessionError> {
-        let declarer = Declarer {
-            channel: &self.channel,
-            patience: self.patience(),
-        };
+        let declarer = Declarer { channel: &self.channel, patience: self.patience() };
         let prefetch = self.shared.settings.prefetch.of(self.lane);
         Ok(declarer.consume(lane_queue(self.lane), prefetch).await?)
     }
 
-    async fn on_delivery(
-        &mut self,
-        delivery: Option<lapin::Result<Delivery>>,
-    ) -> Result<(), SessionError> {
+    async fn on_delivery(&mut self, delivery: Option<lapin::Result<Delivery>>) -> Result<(), SessionError> {
         let Some(delivery) = delivery else {
-            tracing::warn!(
-                queue.name = lane_queue(self.lane),
-                "the queue was deleted; declaring it again"
-            );
+            tracing::warn!(queue.name = lane_queue(self.lane), "the queue was deleted; declaring it again");
             self.consumer = None;
-            let declarer = Declarer {
-                channel: &self.channel,
-                patience: self.patience(),
-            };
+            let declarer = Declarer { channel: &self.channel, patience: self.patience() };
             let bounds = &self.shared.settings.bounds;
             return Ok(declarer.lane(self.lane, bounds).await?);
         };
@@ -192,8 +173,7 @@ impl Lane {
         self.ledger.delivered(tag);
         self.originals.insert(tag, original);
         self.shared.taken();
-        let settled =
-            settled.map(move |outcome| Step::Settled(tag, outcome.unwrap_or(Outcome::Later)));
+        let settled = settled.map(move |outcome| Step::Settled(tag, outcome.unwrap_or(Outcome::Later)));
         self.steps.push(settled.boxed());
         if let Err(full) = self.shared.ingress.try_send(ingress) {
             self.held = Some(full.into_inner());
@@ -203,8 +183,7 @@ impl Lane {
 
     fn ingress(&self, original: &Original, settle: Settle) -> Ingress {
         let properties = &original.properties;
-        let text =
-            |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string);
+        let text = |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string);
         Ingress {
             lane: self.lane,
             body: original.body.clone(),
@@ -295,10 +274,7 @@ impl Lane {
     }
 
     async fn nack(&mut self, tag: u64) -> Result<(), SessionError> {
-        let options = BasicNackOptions {
-            requeue: true,
-            multiple: false,
-        };
+        let options = BasicNackOptions { requeue: true, multiple: false };
         within(self.patience(), self.channel.basic_nack(tag, options)).await
     }
 

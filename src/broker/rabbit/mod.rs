@@ -69,18 +69,8 @@ impl RabbitBroker {
         let (envelopes, envelopes_arrive) = mpsc::channel(ENVELOPES);
         let (control, control_arrives) = mpsc::channel(CONTROL);
         let (ingress, ingress_arrives) = mpsc::channel(settings.prefetch.total().max(1));
-        let outlets = Outlets {
-            envelopes,
-            control,
-            ingress,
-        };
-        let shared = Shared::new(
-            settings,
-            metrics,
-            outlets,
-            tracker.clone(),
-            cancel.child_token(),
-        );
+        let outlets = Outlets { envelopes, control, ingress };
+        let shared = Shared::new(settings, metrics, outlets, tracker.clone(), cancel.child_token());
         let shared = Arc::new(shared);
         let mut failure = OpenError::Settings("broker.urls is empty".to_owned());
         for uri in &uris {
@@ -142,12 +132,7 @@ impl Broker for RabbitBroker {
         Ok(())
     }
 
-    async fn request(
-        &self,
-        node: &NodeId,
-        body: Bytes,
-        deadline: Duration,
-    ) -> Result<Bytes, ControlError> {
+    async fn request(&self, node: &NodeId, body: Bytes, deadline: Duration) -> Result<Bytes, ControlError> {
         let answer = control::request(&self.shared, node, body, deadline).await;
         self.shared.metrics.request_ended(match &answer {
             Ok(_) => "answered",

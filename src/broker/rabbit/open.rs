@@ -23,9 +23,7 @@ pub enum OpenError {
     #[error("{0}")]
     Settings(String),
     /// Nobody listens there, or the name is unknown.
-    #[error(
-        "RabbitMQ at {address} cannot be reached ({cause}): check broker.urls, and that it runs"
-    )]
+    #[error("RabbitMQ at {address} cannot be reached ({cause}): check broker.urls, and that it runs")]
     Unreachable {
         /// Host and port.
         address: String,
@@ -33,9 +31,7 @@ pub enum OpenError {
         cause: String,
     },
     /// It accepts connections and says nothing.
-    #[error(
-        "RabbitMQ at {address} did not answer within {after:?}: it hangs, or it is no AMQP port"
-    )]
+    #[error("RabbitMQ at {address} did not answer within {after:?}: it hangs, or it is no AMQP port")]
     Timeout {
         /// Host and port.
         address: String,
@@ -43,9 +39,7 @@ pub enum OpenError {
         after: Duration,
     },
     /// User or password is wrong.
-    #[error(
-        "RabbitMQ at {address} refused the user {user:?}: check user and password in broker.urls"
-    )]
+    #[error("RabbitMQ at {address} refused the user {user:?}: check user and password in broker.urls")]
     Refused {
         /// Host and port.
         address: String,
@@ -100,12 +94,7 @@ impl Ender {
     }
 
     fn end(&self) {
-        let socket = self
-            .0
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let socket = self.0.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(socket) = socket {
             // It fails only when the peer has gone already.
             let _ = socket.shutdown(Shutdown::Both);
@@ -136,11 +125,7 @@ pub(super) fn parse(urls: &[String]) -> Result<Vec<AMQPUri>, OpenError> {
 }
 
 /// Opens one connection within the connect timeout.
-pub(super) async fn connect(
-    settings: &Settings,
-    uri: &AMQPUri,
-    purpose: &str,
-) -> Result<Link, OpenError> {
+pub(super) async fn connect(settings: &Settings, uri: &AMQPUri, purpose: &str) -> Result<Link, OpenError> {
     let mut uri = uri.clone();
     let heartbeat = u16::try_from(settings.heartbeat.as_secs()).unwrap_or(u16::MAX);
     uri.query.heartbeat.get_or_insert(heartbeat.max(1));
@@ -148,12 +133,7 @@ pub(super) async fn connect(
     // No `enable_auto_recover`: the supervisor rebuilds everything, on other URLs too.
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let ender = Ender::default();
-    let opening = open(
-        uri.clone(),
-        properties,
-        ender.clone(),
-        settings.heartbeat * 2,
-    );
+    let opening = open(uri.clone(), properties, ender.clone(), settings.heartbeat * 2);
     match timeout(settings.connect_timeout, opening).await {
         Ok(Ok(connection)) => Ok(Link { connection, ender }),
         Ok(Err(error)) => {
@@ -162,10 +142,7 @@ pub(super) async fn connect(
         }
         Err(_) => {
             ender.end();
-            Err(OpenError::Timeout {
-                address: address(&uri),
-                after: settings.connect_timeout,
-            })
+            Err(OpenError::Timeout { address: address(&uri), after: settings.connect_timeout })
         }
     }
 }
@@ -184,9 +161,7 @@ async fn open(
             let tls = OwnedTLSConfig::default();
             let mut plain = uri.clone();
             plain.scheme = AMQPScheme::AMQP;
-            let stream = plain
-                .connect_with_config_async(tls.as_ref(), &runtime)
-                .await?;
+            let stream = plain.connect_with_config_async(tls.as_ref(), &runtime).await?;
             if let AsyncTcpStream::Plain(tcp) = &stream {
                 let tcp = tcp.get_ref();
                 tcp.set_nodelay(true)?;
@@ -214,21 +189,12 @@ fn explain_connect(error: &lapin::Error, uri: &AMQPUri) -> OpenError {
     let address = address(uri);
     let user = uri.authority.userinfo.username.clone();
     match error.kind() {
-        ErrorKind::IOError(cause) => OpenError::Unreachable {
-            address,
-            cause: cause.to_string(),
-        },
+        ErrorKind::IOError(cause) => OpenError::Unreachable { address, cause: cause.to_string() },
         // 403 before tuning: authentication (RabbitMQ, "Authentication failure notifications").
-        ErrorKind::ProtocolError(refusal) if refusal.get_id() == 403 => {
-            OpenError::Refused { address, user }
-        }
+        ErrorKind::ProtocolError(refusal) if refusal.get_id() == 403 => OpenError::Refused { address, user },
         // 530 NOT_ALLOWED: connection.open refused (AMQP 0-9-1, connection.open); 402 INVALID_PATH likewise.
         ErrorKind::ProtocolError(refusal) if [402, 530].contains(&refusal.get_id()) => {
-            OpenError::Vhost {
-                address,
-                vhost: uri.vhost.clone(),
-                user,
-            }
+            OpenError::Vhost { address, vhost: uri.vhost.clone(), user }
         }
         _ => OpenError::Other(format!("{address}: {error}")),
     }

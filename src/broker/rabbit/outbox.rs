@@ -53,12 +53,7 @@ pub(super) struct Full;
 impl Outbox {
     /// An empty queue with these bounds.
     pub(super) fn new(max_envelopes: usize, max_bytes: usize) -> Self {
-        Self {
-            waiting: Mutex::default(),
-            arrived: Notify::new(),
-            max_envelopes,
-            max_bytes,
-        }
+        Self { waiting: Mutex::default(), arrived: Notify::new(), max_envelopes, max_bytes }
     }
 
     /// Queues an envelope; [`Full`] if it does not fit.
@@ -96,11 +91,7 @@ impl Outbox {
         }
         waiting.envelopes -= envelopes;
         waiting.bytes -= body.len();
-        Some(Batch {
-            to,
-            body,
-            envelopes,
-        })
+        Some(Batch { to, body, envelopes })
     }
 
     /// Waits until something was queued since the last look. Cancel safe.
@@ -158,9 +149,7 @@ mod tests {
     fn what_waits_for_one_destination_goes_as_one_message_in_order() {
         let outbox = Outbox::new(10, 100);
         for (to, body) in [("a", "1"), ("b", "x"), ("a", "2")] {
-            outbox
-                .push(node(to), Bytes::from(body))
-                .expect("there is room");
+            outbox.push(node(to), Bytes::from(body)).expect("there is room");
         }
         let first = outbox.pop(|_| true).expect("a waits");
         assert_eq!((first.to, first.body), (node("a"), Bytes::from("12")));
@@ -173,9 +162,7 @@ mod tests {
     fn a_busy_destination_does_not_hold_back_another() {
         let outbox = Outbox::new(10, 100);
         for to in ["a", "b"] {
-            outbox
-                .push(node(to), Bytes::from("1"))
-                .expect("there is room");
+            outbox.push(node(to), Bytes::from("1")).expect("there is room");
         }
         let free = outbox.pop(|to| *to != node("a")).expect("b may go");
         assert_eq!(free.to, node("b"));
@@ -184,15 +171,9 @@ mod tests {
     #[test]
     fn the_bounds_count_envelopes_and_bytes() {
         let outbox = Outbox::new(2, 10);
-        assert!(
-            outbox
-                .push(Destination::All, Bytes::from(vec![0; 11]))
-                .is_err()
-        );
+        assert!(outbox.push(Destination::All, Bytes::from(vec![0; 11])).is_err());
         for _ in 0..2 {
-            outbox
-                .push(Destination::All, Bytes::from("1"))
-                .expect("there is room");
+            outbox.push(Destination::All, Bytes::from("1")).expect("there is room");
         }
         assert!(outbox.push(Destination::All, Bytes::from("1")).is_err());
         assert_eq!(outbox.clear(), 2);
@@ -203,16 +184,12 @@ mod tests {
     fn a_message_has_at_most_64_envelopes_and_256_kib_unless_one_envelope_is_larger() {
         let outbox = Outbox::new(1000, 10_000_000);
         for _ in 0..65 {
-            outbox
-                .push(node("a"), Bytes::from("1"))
-                .expect("there is room");
+            outbox.push(node("a"), Bytes::from("1")).expect("there is room");
         }
         assert_eq!(outbox.pop(|_| true).expect("waits").envelopes, 64);
         assert_eq!(outbox.pop(|_| true).expect("waits").envelopes, 1);
         for bytes in [300_000, 200_000, 100_000] {
-            outbox
-                .push(node("a"), Bytes::from(vec![0; bytes]))
-                .expect("there is room");
+            outbox.push(node("a"), Bytes::from(vec![0; bytes])).expect("there is room");
         }
         for bytes in [300_000, 200_000, 100_000] {
             assert_eq!(outbox.pop(|_| true).expect("waits").body.len(), bytes);

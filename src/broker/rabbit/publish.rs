@@ -123,11 +123,7 @@ impl Publisher {
         self.flights.push(
             async move {
                 let outcome = publish(&channel, &batch).await;
-                Landed {
-                    flight,
-                    to: batch.to,
-                    outcome,
-                }
+                Landed { flight, to: batch.to, outcome }
             }
             .boxed(),
         );
@@ -156,17 +152,13 @@ impl Publisher {
     /// Tells how the broker is: by its own word, or by confirms that stay away.
     fn judge(&mut self) -> Result<(), SessionError> {
         let patience = self.shared.settings.operation_timeout;
-        let age = self
-            .left
-            .first_key_value()
-            .map_or(Duration::ZERO, |(_, left)| left.elapsed());
+        let age = self.left.first_key_value().map_or(Duration::ZERO, |(_, left)| left.elapsed());
         let alarm = self.status.blocked();
         if !alarm && age > patience * BROKEN_AFTER {
             return Err(SessionError::Silent(age));
         }
         let blocked = alarm || age > patience;
-        self.shared
-            .report(if blocked { Health::Blocked } else { Health::Up });
+        self.shared.report(if blocked { Health::Blocked } else { Health::Up });
         Ok(())
     }
 }
@@ -176,21 +168,11 @@ async fn publish(channel: &Channel, batch: &Batch) -> lapin::Result<Confirmation
         Destination::Node(node) => (NODES, node.as_str(), true),
         Destination::All => (BROADCAST, "", false),
     };
-    let options = BasicPublishOptions {
-        mandatory,
-        ..BasicPublishOptions::default()
-    };
+    let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
     // Transient: it is worth nothing once the node is gone.
     let properties = BasicProperties::default().with_delivery_mode(1);
-    let confirm = channel
-        .basic_publish(
-            short(exchange),
-            short(key),
-            options,
-            &batch.body,
-            properties,
-        )
-        .await?;
+    let confirm =
+        channel.basic_publish(short(exchange), short(key), options, &batch.body, properties).await?;
     confirm.await
 }
 

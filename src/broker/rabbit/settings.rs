@@ -59,10 +59,7 @@ impl Prefetch {
 
     /// Of all lanes together: the bound of the ingress inlet.
     pub fn total(&self) -> usize {
-        Priority::ALL
-            .into_iter()
-            .map(|lane| usize::from(self.of(lane)))
-            .sum()
+        Priority::ALL.into_iter().map(|lane| usize::from(self.of(lane))).sum()
     }
 }
 
@@ -91,11 +88,7 @@ impl Settings {
             heartbeat: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             operation_timeout: Duration::from_secs(5),
-            prefetch: Prefetch {
-                high: 256,
-                normal: 256,
-                low: 64,
-            },
+            prefetch: Prefetch { high: 256, normal: 256, low: 64 },
             bounds: Bounds {
                 ingress_messages: 1_000_000,
                 node_messages: 10_000,

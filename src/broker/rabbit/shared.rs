@@ -138,9 +138,7 @@ impl Shared {
             return;
         }
         self.metrics.up.set(i64::from(health == Health::Up));
-        self.metrics
-            .blocked
-            .set(i64::from(health == Health::Blocked));
+        self.metrics.blocked.set(i64::from(health == Health::Blocked));
         let reason = match health {
             Health::Up => {
                 tracing::info!("RabbitMQ takes messages");
@@ -164,10 +162,7 @@ impl Shared {
 
     /// How requests go out now; `None` without a session.
     pub(super) fn caller(&self) -> Option<Caller> {
-        self.caller
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.caller.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sets how requests go out.
@@ -199,9 +194,7 @@ impl Shared {
     /// `count` ingress messages are settled, or back in their queues.
     pub(super) fn released(&self, count: usize) {
         self.unsettled.fetch_sub(count, Ordering::Relaxed);
-        self.metrics
-            .unsettled
-            .dec_by(i64::try_from(count).unwrap_or(i64::MAX));
+        self.metrics.unsettled.dec_by(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Whether nothing is left to send or to settle.

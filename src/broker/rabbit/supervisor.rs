@@ -64,18 +64,13 @@ pub(super) async fn open(shared: &Shared, uri: &AMQPUri) -> Result<Session, Open
     let first = channel(shared, &publishing).await?;
     declarer(shared, &first).durable(&settings.bounds).await?;
     // Exclusive queues belong to the connection that declares them (AMQP 0-9-1, queue.declare).
-    let envelopes = Envelopes::declare(shared, channel(shared, &consuming).await?)
-        .await
-        .map_err(into_open)?;
+    let envelopes =
+        Envelopes::declare(shared, channel(shared, &consuming).await?).await.map_err(into_open)?;
     let inbound = channel(shared, &consuming).await?;
-    let queue = declarer(shared, &inbound)
-        .control_queue(settings, shared.next_control())
-        .await?;
+    let queue = declarer(shared, &inbound).control_queue(settings, shared.next_control()).await?;
     let control = declarer(shared, &inbound).consume(&queue, 256).await?;
     let sorting = channel(shared, &consuming).await?;
-    let dropped = declarer(shared, &sorting)
-        .consume(DROPPED, DROPPED_PREFETCH)
-        .await?;
+    let dropped = declarer(shared, &sorting).consume(DROPPED, DROPPED_PREFETCH).await?;
     let mut lanes = Vec::new();
     for lane in Priority::ALL {
         lanes.push((lane, channel(shared, &consuming).await?));
@@ -89,12 +84,7 @@ pub(super) async fn open(shared: &Shared, uri: &AMQPUri) -> Result<Session, Open
         dropped,
         lanes,
     };
-    Ok(Session {
-        publishing,
-        consuming,
-        parts,
-        cancel: shared.cancel.child_token(),
-    })
+    Ok(Session { publishing, consuming, parts, cancel: shared.cancel.child_token() })
 }
 
 fn into_open(error: SessionError) -> OpenError {
@@ -105,10 +95,7 @@ fn into_open(error: SessionError) -> OpenError {
 }
 
 fn declarer<'a>(shared: &Shared, channel: &'a Channel) -> Declarer<'a> {
-    Declarer {
-        channel,
-        patience: shared.settings.operation_timeout,
-    }
+    Declarer { channel, patience: shared.settings.operation_timeout }
 }
 
 async fn channel(shared: &Shared, link: &Link) -> Result<Channel, OpenError> {
@@ -123,12 +110,7 @@ async fn channel(shared: &Shared, link: &Link) -> Result<Channel, OpenError> {
 async fn confirming(shared: &Shared, link: &Link) -> Result<Channel, OpenError> {
     let opened = channel(shared, link).await?;
     let patience = shared.settings.operation_timeout;
-    match timeout(
-        patience,
-        opened.confirm_select(ConfirmSelectOptions::default()),
-    )
-    .await
-    {
+    match timeout(patience, opened.confirm_select(ConfirmSelectOptions::default())).await {
         Ok(Ok(())) => Ok(opened),
         Ok(Err(error)) => Err(explain_declare(&error, "confirms")),
         Err(_) => Err(OpenError::Other(format!("no confirms within {patience:?}"))),
@@ -204,12 +186,7 @@ pub(super) fn announce(shared: &Shared, session: &Session) {
 async fn run(shared: &Arc<Shared>, session: Session) -> Result<(), SessionError> {
     announce(shared, &session);
     let mut tasks = JoinSet::new();
-    let Session {
-        publishing,
-        consuming,
-        parts,
-        cancel,
-    } = session;
+    let Session { publishing, consuming, parts, cancel } = session;
     spawn(shared, &publishing, parts, &cancel, &mut tasks);
     let mut ended = Ok(());
     while let Some(task) = tasks.join_next().await {
@@ -245,32 +222,13 @@ fn spawn(
         tasks.spawn(tracker.track_future(task));
     };
     shared.metrics.sessions.inc();
-    let publisher = Publisher::new(
-        Arc::clone(shared),
-        parts.to_nodes,
-        connection.status().clone(),
-    );
+    let publisher = Publisher::new(Arc::clone(shared), parts.to_nodes, connection.status().clone());
     let events = connection.events_listener();
     spawn(publisher.run(events, cancel.clone()).boxed());
-    spawn(
-        parts
-            .envelopes
-            .run(Arc::clone(shared), cancel.clone())
-            .boxed(),
-    );
-    let serving = control::serve(
-        Arc::clone(shared),
-        parts.control,
-        parts.to_control,
-        cancel.clone(),
-    );
+    spawn(parts.envelopes.run(Arc::clone(shared), cancel.clone()).boxed());
+    let serving = control::serve(Arc::clone(shared), parts.control, parts.to_control, cancel.clone());
     spawn(serving.boxed());
-    let sorting = sort_dropped(
-        Arc::clone(shared),
-        parts.dropped,
-        parts.to_dead.clone(),
-        cancel.clone(),
-    );
+    let sorting = sort_dropped(Arc::clone(shared), parts.dropped, parts.to_dead.clone(), cancel.clone());
     spawn(sorting.boxed());
     for (lane, channel) in parts.lanes {
         let lane = Lane::new(Arc::clone(shared), lane, channel, parts.to_dead.clone());

@@ -6,8 +6,7 @@
 use std::time::Duration;
 
 use lapin::options::{
-    BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::{Channel, Consumer, ExchangeKind};
@@ -71,10 +70,8 @@ impl Declarer<'_> {
     /// Everything that is durable.
     pub(super) async fn durable(&self, bounds: &Bounds) -> Result<(), OpenError> {
         let alternate = table([("alternate-exchange", text(OTHER))]);
-        self.exchange(OTHER, ExchangeKind::Fanout, FieldTable::default())
-            .await?;
-        self.exchange(NOTIFICATIONS, ExchangeKind::Topic, alternate)
-            .await?;
+        self.exchange(OTHER, ExchangeKind::Fanout, FieldTable::default()).await?;
+        self.exchange(NOTIFICATIONS, ExchangeKind::Topic, alternate).await?;
         for (name, kind) in [
             (NODES, ExchangeKind::Direct),
             (BROADCAST, ExchangeKind::Fanout),
@@ -124,19 +121,14 @@ impl Declarer<'_> {
     }
 
     /// This node's queue, of the `n`th try; returns its name.
-    pub(super) async fn node_queue(
-        &self,
-        settings: &Settings,
-        n: u32,
-    ) -> Result<String, OpenError> {
+    pub(super) async fn node_queue(&self, settings: &Settings, n: u32) -> Result<String, OpenError> {
         let node = settings.node.as_str();
         let name = format!("fanfare.node.{node}.{}.{n}", settings.boot);
         let arguments = table([
             ("x-max-length", number(settings.bounds.node_messages)),
             ("x-overflow", text("drop-head")),
         ]);
-        self.queue(&name, QueueDeclareOptions::exclusive(), arguments)
-            .await?;
+        self.queue(&name, QueueDeclareOptions::exclusive(), arguments).await?;
         self.bind(&name, NODES, node).await?;
         self.bind(&name, BROADCAST, "").await?;
         Ok(name)
@@ -144,29 +136,15 @@ impl Declarer<'_> {
 
     /// This node's control queue; every try but the first has its number in the name, as the one before may
     /// still be held by a dying connection (405) or a dead cluster member.
-    pub(super) async fn control_queue(
-        &self,
-        settings: &Settings,
-        n: u32,
-    ) -> Result<String, OpenError> {
-        let first = format!(
-            "fanfare.control.{}.{}",
-            settings.node.as_str(),
-            settings.boot
-        );
-        let name = if n == 0 {
-            first
-        } else {
-            format!("{first}.{n}")
-        };
+    pub(super) async fn control_queue(&self, settings: &Settings, n: u32) -> Result<String, OpenError> {
+        let first = format!("fanfare.control.{}.{}", settings.node.as_str(), settings.boot);
+        let name = if n == 0 { first } else { format!("{first}.{n}") };
         let arguments = table([
             ("x-max-length", number(settings.bounds.control_messages)),
             ("x-overflow", text("reject-publish")),
         ]);
-        self.queue(&name, QueueDeclareOptions::exclusive(), arguments)
-            .await?;
-        self.bind(&name, NODES, &control_key(&settings.node))
-            .await?;
+        self.queue(&name, QueueDeclareOptions::exclusive(), arguments).await?;
+        self.bind(&name, NODES, &control_key(&settings.node)).await?;
         self.bind(&name, NODES, &reply_key(settings)).await?;
         Ok(name)
     }
@@ -184,19 +162,9 @@ impl Declarer<'_> {
         self.within(queue, consuming).await
     }
 
-    async fn exchange(
-        &self,
-        name: &str,
-        kind: ExchangeKind,
-        arguments: FieldTable,
-    ) -> Result<(), OpenError> {
-        let options = ExchangeDeclareOptions {
-            durable: true,
-            ..ExchangeDeclareOptions::default()
-        };
-        let declaring = self
-            .channel
-            .exchange_declare(short(name), kind, options, arguments);
+    async fn exchange(&self, name: &str, kind: ExchangeKind, arguments: FieldTable) -> Result<(), OpenError> {
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let declaring = self.channel.exchange_declare(short(name), kind, options, arguments);
         self.within(name, declaring).await
     }
 
@@ -229,10 +197,7 @@ impl Declarer<'_> {
         match timeout(self.patience, call).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => Err(explain_declare(&error, what)),
-            Err(_) => Err(OpenError::Other(format!(
-                "{what}: no answer within {:?}",
-                self.patience
-            ))),
+            Err(_) => Err(OpenError::Other(format!("{what}: no answer within {:?}", self.patience))),
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use fanfare::auth::{
-    AdminSettings, Admins, Algorithm, KeyHash, Limits, Permissions, PublisherSettings, Publishers,
-    Secret, TopicPattern, UserPattern, new_admin_token, new_publisher_key,
+    AdminSettings, Admins, Algorithm, KeyHash, Limits, Permissions, PublisherSettings, Publishers, Secret,
+    TopicPattern, UserPattern, new_admin_token, new_publisher_key,
 };
 use fanfare::domain::{DeviceId, PublisherId, Target, TopicName, UserId};
 use serde_json::{Value, json};
@@ -110,11 +110,7 @@ fn a_limited_publisher_reaches_what_is_listed_and_nothing_else() {
 fn everyone_is_allowed_or_not_apart_from_the_other_limits() {
     let may = |users: Option<&str>, everyone| {
         let users = users.map(|text| vec![UserPattern::new(text).expect("a pattern")]);
-        let limits = Limits {
-            users,
-            topics: None,
-            everyone,
-        };
+        let limits = Limits { users, topics: None, everyone };
         let may = Permissions::new(limits);
         let topic = Target::Topic(TopicName::new("news").expect("a topic"));
         [Target::Everyone, topic].map(|target| may.publish_to(&target).is_ok())

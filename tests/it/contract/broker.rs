@@ -88,9 +88,7 @@ async fn a_broadcast_reaches_all_nodes_and_the_sender(bench: Bench) {
 async fn envelopes_of_one_sender_keep_their_order_and_all_their_bytes(bench: Bench) {
     let one = bench.join("n1").await;
     let mut two = bench.join("n2").await;
-    let envelopes: Vec<Bytes> = (0..1000)
-        .map(|number| format!("envelope {number};").into())
-        .collect();
+    let envelopes: Vec<Bytes> = (0..1000).map(|number| format!("envelope {number};").into()).collect();
     let sent = envelopes.concat();
     let receiving = tokio::spawn(async move { two.bytes(sent.len()).await == sent });
     for envelope in envelopes {
@@ -98,11 +96,7 @@ async fn envelopes_of_one_sender_keep_their_order_and_all_their_bytes(bench: Ben
         // The embedded inlet holds 256 and never waits: let the receiver run.
         tokio::task::yield_now().await;
     }
-    assert!(
-        within("all bytes", receiving)
-            .await
-            .expect("the receiver does not panic")
-    );
+    assert!(within("all bytes", receiving).await.expect("the receiver does not panic"));
     drop(one);
     bench.end().await;
 }
@@ -127,10 +121,7 @@ async fn a_request_is_answered(bench: Bench) {
         request.answer.send(Bytes::from("me")).expect("it waits");
         two
     });
-    let answer = one
-        .broker
-        .request(&node_id("n2"), Bytes::from("who is there?"), LONG)
-        .await;
+    let answer = one.broker.request(&node_id("n2"), Bytes::from("who is there?"), LONG).await;
     assert_eq!(answer, Ok(Bytes::from("me")));
     drop((one, answering.await.expect("it answered")));
     bench.end().await;
@@ -154,10 +145,7 @@ async fn a_node_asks_itself(bench: Bench) {
 async fn a_request_that_nobody_answers_ends_at_its_deadline(bench: Bench) {
     let one = bench.join("n1").await;
     let mut two = bench.join("n2").await;
-    let asking = one
-        .broker
-        .request(&two.id, Bytes::from("hello?"), SHORT)
-        .await;
+    let asking = one.broker.request(&two.id, Bytes::from("hello?"), SHORT).await;
     assert_eq!(asking, Err(ControlError::NoAnswer));
     // It got there, and the late answer goes nowhere.
     let late = two.control().await;
@@ -184,13 +172,8 @@ async fn a_request_to_a_missing_node_is_no_answer_at_once(bench: Bench) {
     let one = bench.join("n1").await;
     // Far beyond the suite's own deadline: at once, or the test fails.
     let gone = node_id("gone");
-    let asking = one
-        .broker
-        .request(&gone, Bytes::from("hello?"), Duration::from_secs(3600));
-    assert_eq!(
-        within("the answer", asking).await,
-        Err(ControlError::NoAnswer)
-    );
+    let asking = one.broker.request(&gone, Bytes::from("hello?"), Duration::from_secs(3600));
+    assert_eq!(within("the answer", asking).await, Err(ControlError::NoAnswer));
     drop(one);
     bench.end().await;
 }
@@ -259,10 +242,7 @@ async fn a_dead_letter_is_kept_with_its_reason_and_the_others_go_on(bench: Bench
     one.broker.take_ingress(true);
     bench.publish(Priority::Normal, "poison", Some("p-1")).await;
     let poison = one.ingress().await;
-    poison.settle.settle(Outcome::Dead {
-        code: "invalid_json",
-        reason: "this is no JSON".to_owned(),
-    });
+    poison.settle.settle(Outcome::Dead { code: "invalid_json", reason: "this is no JSON".to_owned() });
     for number in 0..5 {
         let body = format!("good {number}");
         bench.publish(Priority::Normal, &body, None).await;
@@ -318,9 +298,7 @@ async fn a_closed_broker_is_down_and_takes_nothing(bench: Bench) {
     one.broker.close(LONG).await;
     one.healthy(Health::Down).await;
     assert_eq!(two.envelope().await, "last words");
-    let sent = one
-        .broker
-        .send(Destination::Node(two.id.clone()), Bytes::from("too late"));
+    let sent = one.broker.send(Destination::Node(two.id.clone()), Bytes::from("too late"));
     assert_eq!(sent, Err(SendError::NotTaken));
     let asked = one.broker.request(&two.id, Bytes::new(), SHORT).await;
     assert_eq!(asked, Err(ControlError::NotTaken));

@@ -1,3 +1,5 @@
 //! The contracts of the outer parts: the same cases run against each implementation.
 
-pub mod broker;
+mod broker;
+mod inbox;
+mod presence;

@@ -32,9 +32,7 @@ pub async fn postgres_url() -> String {
     let url = env("FANFARE_TEST_POSTGRES_URL");
     let schema = unique();
     within("creating a schema", async {
-        let mut connection = PgConnection::connect(&url)
-            .await
-            .expect("PostgreSQL answers");
+        let mut connection = PgConnection::connect(&url).await.expect("PostgreSQL answers");
         connection
             .execute(sqlx::AssertSqlSafe(format!("create schema {schema}")))
             .await
@@ -59,10 +57,7 @@ pub async fn redis_url() -> String {
             .expect("Redis counts")
     })
     .await;
-    assert!(
-        number < 512,
-        "all 512 databases are taken; give tests/backends more"
-    );
+    assert!(number < 512, "all 512 databases are taken; give tests/backends more");
     let url = format!("{url}/{number}");
     within("emptying a Redis database", async {
         redis::cmd("FLUSHDB")
@@ -103,14 +98,8 @@ async fn put(path: &str, body: &'static str) {
         .put(format!("{}{path}", rabbit_api()))
         .header("content-type", "application/json")
         .body(body);
-    let answer = within(path, request.send())
-        .await
-        .expect("the management API answers");
-    assert!(
-        answer.status().is_success(),
-        "PUT {path}: {}",
-        answer.status()
-    );
+    let answer = within(path, request.send()).await.expect("the management API answers");
+    assert!(answer.status().is_success(), "PUT {path}: {}", answer.status());
 }
 
 /// A client for plain HTTP on loopback.

@@ -51,15 +51,11 @@ pub struct Node {
 
 impl Node {
     pub fn send(&self, to: Destination, body: impl Into<Bytes>) {
-        self.broker
-            .send(to, body.into())
-            .expect("the broker takes it");
+        self.broker.send(to, body.into()).expect("the broker takes it");
     }
 
     pub async fn envelope(&mut self) -> Bytes {
-        within("an envelope", self.inlets.envelopes.recv())
-            .await
-            .expect("the inlet is open")
+        within("an envelope", self.inlets.envelopes.recv()).await.expect("the inlet is open")
     }
 
     /// Receives until so many bytes are here.
@@ -72,25 +68,18 @@ impl Node {
     }
 
     pub async fn ingress(&mut self) -> Ingress {
-        within("an ingress message", self.inlets.ingress.recv())
-            .await
-            .expect("the inlet is open")
+        within("an ingress message", self.inlets.ingress.recv()).await.expect("the inlet is open")
     }
 
     pub async fn control(&mut self) -> ControlRequest {
-        within("a control request", self.inlets.control.recv())
-            .await
-            .expect("the inlet is open")
+        within("a control request", self.inlets.control.recv()).await.expect("the inlet is open")
     }
 
     pub async fn healthy(&self, wanted: Health) {
         let mut health = self.broker.health();
-        within(
-            "a change of health",
-            health.wait_for(|health| *health == wanted),
-        )
-        .await
-        .expect("the broker is there");
+        within("a change of health", health.wait_for(|health| *health == wanted))
+            .await
+            .expect("the broker is there");
     }
 }
 
@@ -121,14 +110,10 @@ pub struct Rabbit {
 impl Rabbit {
     pub async fn new() -> Self {
         let url = amqp_url().await;
-        let connection = Connection::connect(&url, ConnectionProperties::default())
-            .await
-            .expect("RabbitMQ answers");
+        let connection =
+            Connection::connect(&url, ConnectionProperties::default()).await.expect("RabbitMQ answers");
         let channel = connection.create_channel().await.expect("a channel opens");
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await
-            .expect("confirms are on");
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms are on");
         Self {
             url,
             channel,
@@ -154,20 +139,11 @@ impl Rabbit {
     pub async fn join_with(&self, settings: Settings) -> Node {
         let metrics = BrokerMetrics::default();
         let id = settings.node.clone();
-        let (broker, inlets) = RabbitBroker::start(
-            settings,
-            metrics.clone(),
-            self.tracker.clone(),
-            self.cancel.clone(),
-        )
-        .await
-        .expect("the broker starts");
-        Node {
-            id,
-            broker: Box::new(broker),
-            inlets,
-            metrics,
-        }
+        let (broker, inlets) =
+            RabbitBroker::start(settings, metrics.clone(), self.tracker.clone(), self.cancel.clone())
+                .await
+                .expect("the broker starts");
+        Node { id, broker: Box::new(broker), inlets, metrics }
     }
 
     pub async fn publish(&self, key: &str, body: &[u8], properties: BasicProperties) {
@@ -184,11 +160,8 @@ impl Rabbit {
 
     pub async fn headers_of_dead(&self) -> Option<(FieldTable, Dead)> {
         let options = BasicGetOptions { no_ack: true };
-        let got = self
-            .channel
-            .basic_get("fanfare.dead".into(), options)
-            .await
-            .expect("the queue is there")?;
+        let got =
+            self.channel.basic_get("fanfare.dead".into(), options).await.expect("the queue is there")?;
         let headers = got.properties.headers().clone().unwrap_or_default();
         let read = |name: &str| match headers.inner().get(name) {
             Some(AMQPValue::LongString(text)) => text.to_string(),
@@ -198,11 +171,7 @@ impl Rabbit {
             code: read("fanfare-reason-code"),
             reason: read("fanfare-reason"),
             body: got.data.clone(),
-            message_id: got
-                .properties
-                .message_id()
-                .as_ref()
-                .map(ToString::to_string),
+            message_id: got.properties.message_id().as_ref().map(ToString::to_string),
         };
         Some((headers, dead))
     }
@@ -230,12 +199,7 @@ impl Bench {
             Self::Embedded(bus, _) => {
                 let metrics = BrokerMetrics::default();
                 let (broker, inlets) = bus.join(node_id(id), metrics.clone());
-                Node {
-                    id: node_id(id),
-                    broker: Box::new(broker),
-                    inlets,
-                    metrics,
-                }
+                Node { id: node_id(id), broker: Box::new(broker), inlets, metrics }
             }
         }
     }
@@ -248,9 +212,7 @@ impl Bench {
                 if let Some(id) = message_id {
                     properties = properties.with_message_id(id.into());
                 }
-                rabbit
-                    .publish(lane.as_str(), body.as_bytes(), properties)
-                    .await;
+                rabbit.publish(lane.as_str(), body.as_bytes(), properties).await;
             }
             Self::Embedded(bus, tracker) => {
                 let mut message = Published::new(lane, body.to_owned());

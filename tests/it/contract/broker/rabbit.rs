@@ -15,9 +15,7 @@ const LONG: Duration = Duration::from_secs(20);
 
 async fn api(method: reqwest::Method, path: &str) -> Option<Value> {
     let request = http_client().request(method, format!("{}{path}", rabbit_api()));
-    let answer = within(path, request.send())
-        .await
-        .expect("the management API answers");
+    let answer = within(path, request.send()).await.expect("the management API answers");
     if !answer.status().is_success() {
         return None;
     }
@@ -26,18 +24,11 @@ async fn api(method: reqwest::Method, path: &str) -> Option<Value> {
 
 /// Names of the queues that start so.
 async fn queues(rabbit: &Rabbit, start: &str) -> Vec<String> {
-    let all = api(
-        reqwest::Method::GET,
-        &format!("/api/queues/{}", rabbit.vhost()),
-    )
-    .await;
+    let all = api(reqwest::Method::GET, &format!("/api/queues/{}", rabbit.vhost())).await;
     let all = all.expect("the vhost is there");
     let names = all.as_array().expect("a list").iter();
     let names = names.filter_map(|queue| queue["name"].as_str());
-    names
-        .filter(|name| name.starts_with(start))
-        .map(str::to_owned)
-        .collect()
+    names.filter(|name| name.starts_with(start)).map(str::to_owned).collect()
 }
 
 async fn delete_queue(rabbit: &Rabbit, name: &str) {
@@ -55,24 +46,15 @@ async fn delete_exclusive_queue(rabbit: &Rabbit, name: &str) {
     let vhost = rabbit.vhost().to_owned();
     let name = name.to_owned();
     let deleting = tokio::task::spawn_blocking(move || {
-        let variables = environ
-            .split('\0')
-            .filter_map(|entry| entry.split_once('='));
+        let variables = environ.split('\0').filter_map(|entry| entry.split_once('='));
         std::process::Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl")
             .args(["-q", "-p", &vhost, "delete_queue", &name])
             .env_clear()
             .envs(variables)
             .output()
     });
-    let output = within("rabbitmqctl", deleting)
-        .await
-        .expect("no panic")
-        .expect("it starts");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = within("rabbitmqctl", deleting).await.expect("no panic").expect("it starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Closes the connections of nodes, not the test's own.
@@ -86,9 +68,7 @@ async fn close_connections(rabbit: &Rabbit) {
             let name = connection["client_properties"]["connection_name"].as_str();
             name.is_some_and(|name| name.starts_with("fanfare "))
         });
-        found = ours
-            .filter_map(|connection| connection["name"].as_str().map(str::to_owned))
-            .collect();
+        found = ours.filter_map(|connection| connection["name"].as_str().map(str::to_owned)).collect();
         found.len() >= 2
     })
     .await;
@@ -127,11 +107,7 @@ async fn a_node_queue_deleted_under_its_consumer_is_replaced() {
         after.len() == 1 && after != before
     })
     .await;
-    assert_eq!(
-        one.metrics.sessions.get(),
-        1,
-        "the connection was not rebuilt"
-    );
+    assert_eq!(one.metrics.sessions.get(), 1, "the connection was not rebuilt");
     drop(one);
     rabbit.end().await;
 }
@@ -149,11 +125,7 @@ async fn a_control_queue_deleted_under_its_consumer_is_replaced() {
     let asking = one.broker.request(&me, "me?".into(), LONG);
     let answering = async {
         let request = within("a request", one.inlets.control.recv()).await;
-        request
-            .expect("open")
-            .answer
-            .send("me.".into())
-            .expect("it waits");
+        request.expect("open").answer.send("me.".into()).expect("it waits");
     };
     let (answer, ()) = tokio::join!(asking, answering);
     assert_eq!(answer.expect("an answer"), "me.");
@@ -166,22 +138,15 @@ async fn a_lane_deleted_under_its_consumer_is_declared_again() {
     let rabbit = Rabbit::new().await;
     let mut one = rabbit.join("n1").await;
     one.broker.take_ingress(true);
-    rabbit
-        .publish("low", b"before", BasicProperties::default())
-        .await;
+    rabbit.publish("low", b"before", BasicProperties::default()).await;
     one.ingress().await.settle.settle(Outcome::Done);
     delete_queue(&rabbit, "fanfare.ingress.low").await;
     // Until it is there again nobody would get it.
     let mut taken = None;
     eventually("a message through the new queue", async || {
-        rabbit
-            .publish("low", b"after", BasicProperties::default())
-            .await;
+        rabbit.publish("low", b"after", BasicProperties::default()).await;
         let waiting = Duration::from_millis(500);
-        taken = tokio::time::timeout(waiting, one.inlets.ingress.recv())
-            .await
-            .ok()
-            .flatten();
+        taken = tokio::time::timeout(waiting, one.inlets.ingress.recv()).await.ok().flatten();
         taken.is_some()
     })
     .await;
@@ -195,9 +160,7 @@ async fn a_lost_connection_is_built_again_and_unsettled_ingress_comes_again() {
     let rabbit = Rabbit::new().await;
     let mut one = rabbit.join("n1").await;
     one.broker.take_ingress(true);
-    rabbit
-        .publish("high", b"unsettled", BasicProperties::default())
-        .await;
+    rabbit.publish("high", b"unsettled", BasicProperties::default()).await;
     let lost = one.ingress().await;
     close_connections(&rabbit).await;
     eventually("the next session", async || one.metrics.sessions.get() >= 2).await;
@@ -217,9 +180,7 @@ async fn a_lost_connection_is_built_again_and_unsettled_ingress_comes_again() {
 async fn the_next_url_is_tried() {
     let rabbit = Rabbit::new().await;
     let mut settings = rabbit.settings("n1");
-    settings
-        .urls
-        .insert(0, "amqp://guest:guest@127.0.0.1:1/%2f".to_owned());
+    settings.urls.insert(0, "amqp://guest:guest@127.0.0.1:1/%2f".to_owned());
     let mut one = rabbit.join_with(settings).await;
     sends_to_itself(&mut one).await;
     drop(one);
@@ -231,9 +192,7 @@ async fn an_unknown_routing_key_goes_to_the_normal_lane() {
     let rabbit = Rabbit::new().await;
     let mut one = rabbit.join("n1").await;
     one.broker.take_ingress(true);
-    rabbit
-        .publish("urgent.please", b"hello", BasicProperties::default())
-        .await;
+    rabbit.publish("urgent.please", b"hello", BasicProperties::default()).await;
     let taken = one.ingress().await;
     assert_eq!(taken.lane, fanfare::domain::Priority::Normal);
     taken.settle.settle(Outcome::Done);
@@ -247,10 +206,7 @@ async fn properties_reach_the_node() {
     let mut one = rabbit.join("n1").await;
     one.broker.take_ingress(true);
     let mut headers = FieldTable::default();
-    headers.insert(
-        "traceparent".into(),
-        AMQPValue::LongString("00-abc-def-01".into()),
-    );
+    headers.insert("traceparent".into(), AMQPValue::LongString("00-abc-def-01".into()));
     let properties = BasicProperties::default()
         .with_message_id("id-1".into())
         .with_expiration("60000".into())
@@ -263,10 +219,7 @@ async fn properties_reach_the_node() {
     assert_eq!(taken.user_id.as_deref(), Some("guest"));
     assert_eq!(taken.traceparent.as_deref(), Some("00-abc-def-01"));
     // With a user id, which only its owner may publish: it is kept as a header.
-    taken.settle.settle(Outcome::Dead {
-        code: "test",
-        reason: "for the test".to_owned(),
-    });
+    taken.settle.settle(Outcome::Dead { code: "test", reason: "for the test".to_owned() });
     let mut headers = FieldTable::default();
     eventually("the dead letter", async || {
         let found = rabbit.headers_of_dead().await;
@@ -322,22 +275,13 @@ async fn poison_does_not_block_its_lane() {
     let mut one = rabbit.join_with(settings).await;
     one.broker.take_ingress(true);
     for number in 0..100 {
-        let body = if number % 10 == 0 {
-            "poison".to_owned()
-        } else {
-            format!("good {number}")
-        };
-        rabbit
-            .publish("normal", body.as_bytes(), BasicProperties::default())
-            .await;
+        let body = if number % 10 == 0 { "poison".to_owned() } else { format!("good {number}") };
+        rabbit.publish("normal", body.as_bytes(), BasicProperties::default()).await;
     }
     for _ in 0..100 {
         let taken = one.ingress().await;
         let outcome = if taken.body == "poison" {
-            Outcome::Dead {
-                code: "poison",
-                reason: "for the test".to_owned(),
-            }
+            Outcome::Dead { code: "poison", reason: "for the test".to_owned() }
         } else {
             Outcome::Done
         };
@@ -354,10 +298,7 @@ async fn poison_does_not_block_its_lane() {
         .channel
         .queue_declare(
             "fanfare.ingress.normal".into(),
-            QueueDeclareOptions {
-                passive: true,
-                ..QueueDeclareOptions::default()
-            },
+            QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() },
             FieldTable::default(),
         )
         .await

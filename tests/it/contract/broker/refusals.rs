@@ -19,16 +19,9 @@ const LONG: Duration = Duration::from_secs(20);
 
 async fn refused(settings: Settings) -> OpenError {
     let tracker = TaskTracker::new();
-    let starting = RabbitBroker::start(
-        settings,
-        BrokerMetrics::default(),
-        tracker.clone(),
-        CancellationToken::new(),
-    );
-    let error = within("the refusal", starting)
-        .await
-        .err()
-        .expect("it is refused");
+    let starting =
+        RabbitBroker::start(settings, BrokerMetrics::default(), tracker.clone(), CancellationToken::new());
+    let error = within("the refusal", starting).await.err().expect("it is refused");
     tracker.close();
     within("the end of all tasks", tracker.wait()).await;
     error
@@ -45,10 +38,7 @@ async fn a_wrong_password_is_named_and_never_shown() {
     let settings = settings(url);
     assert!(!format!("{settings:?}").contains("s3cret"));
     let error = refused(settings).await;
-    assert!(
-        matches!(&error, OpenError::Refused { user, .. } if user == "guest"),
-        "{error:?}"
-    );
+    assert!(matches!(&error, OpenError::Refused { user, .. } if user == "guest"), "{error:?}");
     assert!(!format!("{error:?} {error}").contains("s3cret"));
 }
 
@@ -58,10 +48,7 @@ async fn a_missing_vhost_is_named() {
     let url = format!("{}-missing", rabbit.url);
     let error = refused(settings(url)).await;
     let missing = format!("{}-missing", rabbit.vhost());
-    assert!(
-        matches!(&error, OpenError::Vhost { vhost, .. } if *vhost == missing),
-        "{error:?}"
-    );
+    assert!(matches!(&error, OpenError::Vhost { vhost, .. } if *vhost == missing), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -71,10 +58,7 @@ async fn an_address_where_nobody_listens_is_named() {
     drop(listener);
     let error = refused(settings(format!("amqp://guest:guest@127.0.0.1:{port}/%2f"))).await;
     let named = format!("127.0.0.1:{port}");
-    assert!(
-        matches!(&error, OpenError::Unreachable { address, .. } if *address == named),
-        "{error:?}"
-    );
+    assert!(matches!(&error, OpenError::Unreachable { address, .. } if *address == named), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -87,9 +71,7 @@ async fn a_server_that_accepts_and_says_nothing_ends_at_the_connect_timeout() {
     assert!(matches!(&error, OpenError::Timeout { .. }), "{error:?}");
     // The socket is not left behind: the server sees its end.
     let (mut accepted, _) = listener.accept().expect("it connected");
-    accepted
-        .set_read_timeout(Some(LONG))
-        .expect("a timeout can be set");
+    accepted.set_read_timeout(Some(LONG)).expect("a timeout can be set");
     let mut hello = Vec::new();
     let read = std::io::Read::read_to_end(&mut accepted, &mut hello);
     assert!(read.is_ok(), "the connection was closed: {read:?}");
@@ -103,37 +85,24 @@ async fn an_exchange_of_another_type_is_named() {
         .exchange_declare(
             "fanfare.nodes".into(),
             ExchangeKind::Topic,
-            ExchangeDeclareOptions {
-                durable: true,
-                ..ExchangeDeclareOptions::default()
-            },
+            ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() },
             FieldTable::default(),
         )
         .await
         .expect("it is declared");
     let error = refused(rabbit.settings("n1")).await;
-    assert!(
-        matches!(&error, OpenError::Mismatch(what) if what.contains("fanfare.nodes")),
-        "{error:?}"
-    );
+    assert!(matches!(&error, OpenError::Mismatch(what) if what.contains("fanfare.nodes")), "{error:?}");
 }
 
 async fn put(path: &str, body: Value) {
-    let request = http_client()
-        .request(reqwest::Method::PUT, format!("{}{path}", rabbit_api()))
-        .json(&body);
-    let answer = within(path, request.send())
-        .await
-        .expect("the management API answers");
+    let request = http_client().request(reqwest::Method::PUT, format!("{}{path}", rabbit_api())).json(&body);
+    let answer = within(path, request.send()).await.expect("the management API answers");
     assert!(answer.status().is_success(), "{path}: {}", answer.status());
 }
 
 /// Imports the shipped exchanges, queues and bindings into the vhost, and makes its users with other names.
 async fn import_definitions(rabbit: &Rabbit) -> Value {
-    let shipped = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/deploy/rabbitmq-definitions.json"
-    );
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/rabbitmq-definitions.json");
     let shipped = std::fs::read_to_string(shipped).expect("it is shipped");
     let shipped: Value = serde_json::from_str(&shipped).expect("it is JSON");
     let mut parts = json!({});
@@ -144,29 +113,14 @@ async fn import_definitions(rabbit: &Rabbit) -> Value {
         }
     }
     let path = format!("/api/definitions/{}", rabbit.vhost());
-    let request = http_client()
-        .request(reqwest::Method::POST, format!("{}{path}", rabbit_api()))
-        .json(&parts);
-    let answer = within(&path, request.send())
-        .await
-        .expect("the management API answers");
+    let request =
+        http_client().request(reqwest::Method::POST, format!("{}{path}", rabbit_api())).json(&parts);
+    let answer = within(&path, request.send()).await.expect("the management API answers");
     assert!(answer.status().is_success(), "{path}: {}", answer.status());
     for permission in shipped["permissions"].as_array().expect("a list") {
-        let user = format!(
-            "{}-{}",
-            permission["user"].as_str().expect("a name"),
-            rabbit.vhost()
-        );
-        put(
-            &format!("/api/users/{user}"),
-            json!({"password": "word", "tags": ""}),
-        )
-        .await;
-        put(
-            &format!("/api/permissions/{}/{user}", rabbit.vhost()),
-            permission.clone(),
-        )
-        .await;
+        let user = format!("{}-{}", permission["user"].as_str().expect("a name"), rabbit.vhost());
+        put(&format!("/api/users/{user}"), json!({"password": "word", "tags": ""})).await;
+        put(&format!("/api/permissions/{}/{user}", rabbit.vhost()), permission.clone()).await;
     }
     shipped
 }
@@ -193,12 +147,9 @@ async fn a_node_works_with_the_shipped_definitions_and_its_shipped_permissions()
 async fn a_backend_may_write_notifications_and_nothing_else() {
     let rabbit = Rabbit::new().await;
     import_definitions(&rabbit).await;
-    let connection = Connection::connect(
-        &as_user(&rabbit, "backend"),
-        ConnectionProperties::default(),
-    )
-    .await
-    .expect("a backend may connect");
+    let connection = Connection::connect(&as_user(&rabbit, "backend"), ConnectionProperties::default())
+        .await
+        .expect("a backend may connect");
     for (exchange, allowed) in [
         ("fanfare.notifications", true),
         ("fanfare.nodes", false),
@@ -207,20 +158,11 @@ async fn a_backend_may_write_notifications_and_nothing_else() {
         ("", false),
     ] {
         let channel = connection.create_channel().await.expect("a channel opens");
-        channel
-            .confirm_select(Default::default())
-            .await
-            .expect("confirms are on");
+        channel.confirm_select(Default::default()).await.expect("confirms are on");
         let options = BasicPublishOptions::default();
         let properties = BasicProperties::default();
         let confirm = channel
-            .basic_publish(
-                exchange.into(),
-                "fanfare.dead".into(),
-                options,
-                b"{}",
-                properties,
-            )
+            .basic_publish(exchange.into(), "fanfare.dead".into(), options, b"{}", properties)
             .await
             .expect("it is sent");
         let confirmed = within("a confirm", confirm).await;

@@ -27,11 +27,7 @@ async fn an_append_whose_caller_goes_away_is_done_or_undone(store: &Store) {
         let _ = tokio::time::timeout(patience, inbox.append(group)).await;
     }
     // What was abandoned ends before this, which waits for the same counters.
-    places(
-        store
-            .append_one(item_for(vec![to(&alice), to(&bob), to(&alice)]))
-            .await,
-    );
+    places(store.append_one(item_for(vec![to(&alice), to(&bob), to(&alice)])).await);
     let reads = vec![reading(&alice, 0), reading(&bob, 0)];
     let pages = store.inbox.read(reads, store.now()).await;
     let pages = pages.expect("both pages");
@@ -57,13 +53,8 @@ async fn postgres_gives_up_when_another_holds_a_lock() {
     store.settings.timeout = Duration::from_secs(1);
     store.reopen().await;
     store.fill(&own("alice"), 1).await;
-    let mut other = PgConnection::connect(&store.settings.url)
-        .await
-        .expect("PostgreSQL");
-    other
-        .execute("begin; select from streams for update;")
-        .await
-        .expect("the lock is taken");
+    let mut other = PgConnection::connect(&store.settings.url).await.expect("PostgreSQL");
+    other.execute("begin; select from streams for update;").await.expect("the lock is taken");
     times_out_and_recovers(&store, async move {
         other.close().await.expect("the lock is gone");
     })
@@ -76,13 +67,8 @@ async fn sqlite_gives_up_when_another_process_writes() {
     store.settings.timeout = Duration::from_secs(1);
     store.reopen().await;
     store.fill(&own("alice"), 1).await;
-    let mut other = SqliteConnection::connect(&store.settings.url)
-        .await
-        .expect("the file");
-    other
-        .execute("begin immediate")
-        .await
-        .expect("the lock is taken");
+    let mut other = SqliteConnection::connect(&store.settings.url).await.expect("the file");
+    other.execute("begin immediate").await.expect("the lock is taken");
     times_out_and_recovers(&store, async move {
         other.close().await.expect("the lock is gone");
     })
@@ -93,10 +79,7 @@ async fn sqlite_gives_up_when_another_process_writes() {
 async fn postgres_is_used_again_after_it_ended_all_connections() {
     let mut store = Store::postgres().await;
     let name = format!("t{}", uuid::Uuid::now_v7().simple());
-    store
-        .settings
-        .url
-        .push_str(&format!("&application_name={name}"));
+    store.settings.url.push_str(&format!("&application_name={name}"));
     store.reopen().await;
     store.fill(&own("alice"), 3).await;
     let ended = format!(
