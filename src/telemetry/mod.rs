@@ -32,7 +32,8 @@ pub enum TelemetryError {
 /// # Errors
 /// [`TelemetryError`] if the directives are malformed or logging has been started before.
 pub fn start(directives: &str, format: Format) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::builder().parse(directives)?;
+    // lapin's warnings show returned messages with their payload.
+    let filter = EnvFilter::builder().parse(directives)?.add_directive("lapin=error".parse()?);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         Format::Human => {

@@ -21,6 +21,9 @@ use warp::Filter;
 
 use super::client::PATIENCE;
 
+/// How many events of one server may wait to be looked at.
+const EVENTS: usize = 65_536;
+
 /// What a peer was told.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -37,9 +40,9 @@ pub(crate) struct Server {
     pub(crate) stop: CancellationToken,
     sockets: Sockets,
     tracker: TaskTracker,
-    /// Unbounded, as only a test's few events go in.
-    events: Mutex<mpsc::UnboundedReceiver<Event>>,
-    opened: Mutex<mpsc::UnboundedReceiver<Arc<Socket>>>,
+    /// Far more than any test causes; one more is lost, and the test that waits for it fails.
+    events: Mutex<mpsc::Receiver<Event>>,
+    opened: Mutex<mpsc::Receiver<Arc<Socket>>>,
 }
 
 impl Server {
@@ -51,8 +54,8 @@ impl Server {
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let metrics = Metrics::new().gateway;
         let sockets = Sockets::start(settings, metrics.clone(), tracker.clone(), stop.clone());
-        let (events, event_receiver) = mpsc::unbounded_channel();
-        let (opened, opened_receiver) = mpsc::unbounded_channel();
+        let (events, event_receiver) = mpsc::channel(EVENTS);
+        let (opened, opened_receiver) = mpsc::channel(EVENTS);
         let hook = move |handshake: Handshake| {
             let (events, opened) = (events.clone(), opened.clone());
             async move { decide(handshake, events, opened) }
@@ -122,31 +125,27 @@ impl Server {
     }
 }
 
-fn decide(
-    handshake: Handshake,
-    events: mpsc::UnboundedSender<Event>,
-    opened: mpsc::UnboundedSender<Arc<Socket>>,
-) -> Decision {
+fn decide(handshake: Handshake, events: mpsc::Sender<Event>, opened: mpsc::Sender<Arc<Socket>>) -> Decision {
     if handshake.headers.contains_key("x-reject") {
         let mut response = http::Response::new(String::new());
         *response.status_mut() = http::StatusCode::UNAUTHORIZED;
         return Decision::Reject(response);
     }
-    let _ = events.send(Event::Offered(handshake.offer.token));
+    let _ = events.try_send(Event::Offered(handshake.offer.token));
     Decision::Accept(Box::new(move |socket| {
-        let _ = opened.send(socket.clone());
+        let _ = opened.try_send(socket.clone());
         Arc::new(Echo { socket, events })
     }))
 }
 
 struct Echo {
     socket: Arc<Socket>,
-    events: mpsc::UnboundedSender<Event>,
+    events: mpsc::Sender<Event>,
 }
 
 impl Echo {
     fn note(&self, event: Event) {
-        let _ = self.events.send(event);
+        let _ = self.events.try_send(event);
     }
 }
 

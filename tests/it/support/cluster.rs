@@ -62,7 +62,7 @@ impl TestCluster {
             others: others.clone(),
             ..NodeSettings::embedded(id)
         });
-        migrate(&settings[0], folder.path(), &credentials);
+        migrate(&settings[0], folder.path(), &credentials).await;
         let ports = [settings[0].http_port, settings[1].http_port];
         let nginx = Nginx::start(folder.path(), ports).await;
         let mut nodes: Vec<_> = settings
@@ -111,11 +111,16 @@ impl TestCluster {
     }
 }
 
-/// Makes the tables, as the `migrate` service of `compose.yaml` does.
-fn migrate(settings: &NodeSettings, folder: &Path, credentials: &Credentials) {
+/// Makes the tables, as the `migrate` service of `compose.yaml` does. In a thread of its own: the way to
+/// PostgreSQL leads through a proxy that runs here.
+async fn migrate(settings: &NodeSettings, folder: &Path, credentials: &Credentials) {
     let config = settings.write(folder, credentials);
-    let config = config.to_str().expect("temporary folders have plain names");
-    let output = run(folder, &["migrate", "--config", config]);
+    let folder = folder.to_owned();
+    let program = tokio::task::spawn_blocking(move || {
+        let config = config.to_str().expect("temporary folders have plain names");
+        run(&folder, &["migrate", "--config", config])
+    });
+    let output = program.await.expect("the program was run");
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "fanfare migrate: {}\n{text}", output.status);
 }
