@@ -3,7 +3,6 @@
 //! Each node is asked through the broker, all at once. A node that does not answer in time is named in
 //! `no_answer`: that, too, is an answer.
 
-use std::convert::identity;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -142,7 +141,7 @@ async fn close(call: Arc<Call>, id: String) -> Answer {
 }
 
 fn closed(told: &[(NodeId, Option<Told>)]) -> bool {
-    told.iter().map(|(_, told)| matches!(told, Some(Told::Closed { found: true }))).any(identity)
+    told.iter().any(|(_, told)| matches!(told, Some(Told::Closed { found: true })))
 }
 
 fn gone(admin: &str, connection: &str) -> Response {
