@@ -7,6 +7,7 @@
 //! The second is there in a trial set-up only; elsewhere a person brings token and key.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -59,6 +60,16 @@ struct Asset {
     etag: HeaderValue,
 }
 
+/// The name of a file that there is; any other is no business of its route.
+struct Name(&'static str);
+
+impl FromStr for Name {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Self, ()> {
+        FILES.iter().find(|(name, ..)| *name == text).map(|(name, ..)| Self(name)).ok_or(())
+    }
+}
+
 pub(super) fn routes(state: &Arc<State>) -> BoxedFilter<(Response,)> {
     let assets = Arc::new(assets());
     let page = {
@@ -77,10 +88,10 @@ pub(super) fn routes(state: &Arc<State>) -> BoxedFilter<(Response,)> {
         .and(call(state, "/demo/token"))
         .and(warp::body::stream())
         .then(|call, body| with_body(call, body, admit, token));
-    let file = warp::path!("demo" / String).and(get()).and(call(state, "/demo/{asset}")).then(
-        move |name: String, call: Call| {
+    let file = warp::path!("demo" / Name).and(get()).and(call(state, "/demo/{asset}")).then(
+        move |Name(name), call: Call| {
             let assets = Arc::clone(&assets);
-            without_body(call, move |call| async move { asset(&assets, &name, &call.headers) })
+            without_body(call, move |call| async move { asset(&assets, name, &call.headers) })
         },
     );
     page.boxed().or(config.boxed()).unify().or(token.boxed()).unify().or(file.boxed()).unify().boxed()

@@ -11,6 +11,7 @@ mod config;
 mod contract;
 mod deploy;
 mod faults;
+mod http;
 mod sockets;
 mod tidy;
 mod topology;
