@@ -21,7 +21,7 @@ use crate::presence::Member;
 use crate::session::{Place, Session};
 use crate::wire::client::ResumeAt;
 use crate::wire::control::Ask;
-use crate::wire::server::{self, StreamState, Welcome};
+use crate::wire::server::{self, ErrorCode, StreamState, Welcome};
 use crate::wire::{CloseCode, Hello};
 
 /// How long another node has to close a displaced connection.
@@ -67,6 +67,15 @@ pub enum AttachError {
 }
 
 impl AttachError {
+    /// What the client is told in an `error` before the `bye`, where there is something to change.
+    pub fn error_code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::TopicForbidden(_) => Some(ErrorCode::TopicForbidden),
+            Self::TooManyTopics { .. } => Some(ErrorCode::TooManyTopics),
+            Self::TooManyDevices(_) | Self::Draining | Self::Unavailable(_) | Self::Ended => None,
+        }
+    }
+
     /// What the client is told in `bye`.
     pub fn close_code(&self) -> CloseCode {
         match self {

@@ -9,14 +9,13 @@ use std::time::Duration;
 use super::Delivery;
 use super::outlet::Outlet;
 use crate::auth::UserClaims;
-use crate::domain::{ConnectionId, DeviceId, Epoch, Stream, TopicName, UnixMillis, UserId};
+use crate::domain::{ConnectionId, DeviceId, Stream, TopicName, UnixMillis, UserId};
 use crate::hub;
-use crate::inbox::Page;
 use crate::presence;
-use crate::session::{Flow, Offered, PageView, ReadFrom, Session, Step, Verdict};
+use crate::session::Session;
 use crate::wire::control::{ConnectionState, FollowState};
 use crate::wire::server::{self, ErrorCode};
-use crate::wire::{AckMode, ClientFrame, CloseCode, Frame, Tail};
+use crate::wire::{AckMode, ClientFrame, CloseCode};
 
 /// How many client frames may wait behind one that needs a round trip; one more gets an error.
 const WAITING_FRAMES: usize = 64;
@@ -31,7 +30,7 @@ pub struct Connection {
     pub(super) ack_mode: AckMode,
     pub(super) json_pings: bool,
     pub(super) delivery: Weak<Delivery>,
-    outlet: Arc<dyn Outlet>,
+    pub(super) outlet: Arc<dyn Outlet>,
     state: Mutex<State>,
     /// Pings sent since something arrived.
     pub(super) unanswered: AtomicU8,
@@ -41,16 +40,16 @@ pub struct Connection {
     pub(super) alive: AtomicBool,
 }
 
-struct State {
-    session: Session,
+pub(super) struct State {
+    pub(super) session: Session,
     claims: UserClaims,
-    phase: Phase,
+    pub(super) phase: Phase,
     /// Frames behind one that needs a round trip; `Some` while that is under way.
     waiting: Option<VecDeque<ClientFrame>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// Not welcomed yet: nothing may be sent.
     Arriving,
     Welcomed,
@@ -262,108 +261,6 @@ impl Connection {
         }
     }
 
-    /// Sends a frame that is no notification.
-    pub(super) fn push(&self, frame: Frame) {
-        let mut state = self.lock();
-        if state.phase == Phase::Welcomed && self.outlet.push(frame) == Flow::Full {
-            state.session.congested();
-        }
-    }
-
-    /// Sends `welcome`, after which everything else may be sent. False if it has ended meanwhile.
-    pub(super) fn welcome(&self, frame: Frame, open: impl FnOnce(&mut Session)) -> bool {
-        let mut state = self.lock();
-        if state.phase != Phase::Arriving {
-            return false;
-        }
-        state.phase = Phase::Welcomed;
-        open(&mut state.session);
-        if self.outlet.push(frame) == Flow::Full {
-            state.session.congested();
-        }
-        true
-    }
-
-    /// Offers a pushed entry; `frame` is sent if it is the next one.
-    pub(super) fn offer(&self, stream: &Stream, epoch: Epoch, entry: Offered<'_>, frame: &Frame) -> Verdict {
-        let mut state = self.lock();
-        let verdict = state.session.offer(stream, epoch, entry);
-        if verdict == Verdict::Send && self.outlet.push(frame.clone()) == Flow::Full {
-            state.session.congested();
-        }
-        verdict
-    }
-
-    /// Sends a notification that is not stored, unless the connection is congested or not for it.
-    pub(super) fn push_unstored(&self, stream: &Stream, device: Option<&DeviceId>, frame: &Frame) -> bool {
-        let mut state = self.lock();
-        let wanted = device.is_none() || device == self.device.as_ref();
-        if !wanted
-            || state.phase != Phase::Welcomed
-            || state.session.is_congested()
-            || !state.session.follows(stream)
-        {
-            return false;
-        }
-        if self.outlet.push(frame.clone()) == Flow::Full {
-            state.session.congested();
-        }
-        true
-    }
-
-    pub(super) fn begin_read(&self, stream: &Stream) -> Option<ReadFrom> {
-        self.lock().session.begin_read(stream)
-    }
-
-    pub(super) fn read_failed(&self, stream: &Stream) {
-        self.lock().session.read_failed(stream);
-    }
-
-    /// Takes a page. Returns how many entries were sent and whether to read again at once.
-    pub(super) fn take_page(
-        &self,
-        stream: &Stream,
-        after: crate::domain::Seq,
-        page: &Page,
-        now: UnixMillis,
-    ) -> (u64, bool) {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        if state.phase != Phase::Welcomed {
-            return (0, false);
-        }
-        let offered = |entry: &'_ crate::inbox::Entry| entry.expires_at.is_some_and(|at| at <= now);
-        let entries: Vec<Offered<'_>> = page
-            .entries
-            .iter()
-            .map(|entry| Offered {
-                seq: entry.seq,
-                device: entry.device.as_ref(),
-                expired: offered(entry),
-                bytes: entry.json.len(),
-            })
-            .collect();
-        let view = PageView {
-            epoch: page.epoch,
-            floor: page.floor,
-            after,
-            head: page.head,
-            through: page.through,
-            entries: &entries,
-        };
-        let mut sent = 0;
-        let again = state.session.page(stream, view, |step| match step {
-            Step::Send(index) => {
-                sent += 1;
-                let entry = &page.entries[index];
-                self.outlet.push(server::notification(stream, Some(entry.seq), &Tail::of(&entry.json)))
-            }
-            Step::Gap { epoch, from, to } => self.outlet.push(server::gap(stream, epoch, from, to)),
-            Step::CaughtUp(through) => self.outlet.push(server::caught_up(stream, through)),
-        });
-        (sent, again)
-    }
-
     /// Runs `change` on the session, with nothing else in between.
     pub(super) fn with_session<R>(&self, change: impl FnOnce(&mut Session) -> R) -> R {
         change(&mut self.lock().session)
@@ -422,7 +319,7 @@ impl Connection {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // A panic under this lock would leave a session that has sent less than it says: head checks heal that.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `attach` | a new connection: registered, announced, opened, welcomed |
 //! | `connection` | one connection: its session, its frames, its end |
+//! | `feed` | what a connection is sent, in the session's order |
 //! | `requests` | client frames that need a round trip: subscribe, unsubscribe, refresh |
 //! | `intake` | envelopes: offered to sessions |
 //! | `shared` | topics and everyone: one position and a small tail a node |
@@ -24,6 +25,7 @@ mod connection;
 mod control;
 mod cursors;
 mod drain;
+mod feed;
 mod heads;
 mod intake;
 mod keeper;

@@ -6,6 +6,7 @@
 //! sockets     all sockets: settings, number, deadlines
 //! socket      one socket as others see it: push, close, expect (socket::queue: what waits)
 //! clients     who may connect, and the first frames
+//! visitor     one socket until delivery has it
 //! connection  one socket's task: read, decode (codec), rate, tell the Peer
 //! ```
 //!
@@ -20,6 +21,7 @@ mod rate;
 mod socket;
 mod sockets;
 pub mod upgrade;
+mod visitor;
 
 pub use clients::{ClientSettings, Clients};
 pub use connection::{Closed, Peer};

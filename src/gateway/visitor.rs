@@ -1,0 +1,226 @@
+//! A visitor: one socket from its first frame until delivery has its connection, and after.
+//!
+//! Owns the wait for `hello`, the frames that arrive while delivery is at it, and the hand-over of
+//! everything that comes later. It must never log a credential.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::RngExt;
+
+use super::clients::{Clients, Credential};
+use super::{Closed, Peer, Socket};
+use crate::auth::UserClaims;
+use crate::delivery::outlet::Outlet;
+use crate::delivery::{Attach, AttachError, Connection};
+use crate::wire::server::{self, ErrorCode};
+use crate::wire::{ClientFrame, CloseCode, Frame, Hello};
+
+/// How many frames may arrive between `hello` and `welcome`.
+const WAITING_FRAMES: usize = 64;
+/// When a client that could not be attached may come back.
+const RETRY_AFTER: std::ops::Range<Duration> = Duration::from_millis(500)..Duration::from_millis(5_000);
+
+/// One socket until and after delivery has its connection.
+pub(super) struct Visitor {
+    clients: Arc<Clients>,
+    socket: Arc<Socket>,
+    address: SocketAddr,
+    stage: Mutex<Stage>,
+}
+
+enum Stage {
+    /// Waiting for `hello`; the handshake may have brought claims.
+    Hello(Option<Box<UserClaims>>),
+    /// Delivery is at it; frames wait.
+    Attaching {
+        connection: Option<Arc<Connection>>,
+        waiting: VecDeque<String>,
+    },
+    /// Delivery has it.
+    Attached(Arc<Connection>),
+    Ended,
+}
+
+impl Visitor {
+    /// `hello` is what a plain client, which says none, stands for.
+    pub(super) fn seat(
+        clients: Arc<Clients>,
+        socket: Arc<Socket>,
+        address: SocketAddr,
+        credential: Credential,
+        hello: Option<Hello>,
+    ) -> Arc<dyn Peer> {
+        let claims = match credential {
+            Credential::Claims(claims) => Some(claims),
+            Credential::None => None,
+            Credential::Invalid(code) => {
+                let visitor = Arc::new(Self { clients, socket, address, stage: Mutex::new(Stage::Ended) });
+                visitor.say_bye(code, None);
+                return Arc::new(Seat(visitor));
+            }
+        };
+        let timeout = clients.settings.hello_timeout;
+        let visitor = Arc::new(Self { clients, socket, address, stage: Mutex::new(Stage::Hello(None)) });
+        match (hello, claims) {
+            (Some(hello), Some(claims)) => visitor.attach(*claims, hello, &mut visitor.lock()),
+            (_, claims) => {
+                *visitor.lock() = Stage::Hello(claims);
+                visitor.socket.expect_within(timeout, CloseCode::HelloExpected);
+            }
+        }
+        Arc::new(Seat(visitor))
+    }
+
+    fn on_first(self: &Arc<Self>, text: &str, stage: &mut Stage) -> Result<(), CloseCode> {
+        let hello = match ClientFrame::parse(text, None) {
+            Ok(ClientFrame::Hello(hello)) => *hello,
+            Ok(_) => {
+                let message = "the first frame must be hello";
+                let _ = self.socket.push(server::error(None, ErrorCode::InvalidFrame, message));
+                return Err(CloseCode::InvalidFrame);
+            }
+            Err(error) => {
+                let _ = self.socket.push(server::error(error.id, error.code, &error.message));
+                return Ok(());
+            }
+        };
+        let Stage::Hello(brought) = stage else { return Ok(()) };
+        let claims = match (&hello.token, brought.take()) {
+            (Some(token), _) => self.clients.tokens.verify(token, self.clients.clock.now()),
+            (None, Some(claims)) => Ok(*claims),
+            (None, None) => {
+                let message = "token: hello must bring one, as the handshake did not";
+                let _ = self.socket.push(server::error(hello.id, ErrorCode::InvalidToken, message));
+                return Err(CloseCode::InvalidToken);
+            }
+        };
+        match claims {
+            Ok(claims) => {
+                self.socket.settled();
+                self.attach(claims, hello, stage);
+                Ok(())
+            }
+            Err(error) => {
+                let _ =
+                    self.socket.push(server::error(hello.id, ErrorCode::InvalidToken, &error.to_string()));
+                Err(CloseCode::InvalidToken)
+            }
+        }
+    }
+
+    fn attach(self: &Arc<Self>, claims: UserClaims, hello: Hello, stage: &mut Stage) {
+        *stage = Stage::Attaching { connection: None, waiting: VecDeque::new() };
+        let visitor = Arc::clone(self);
+        let attach = Attach { claims, hello, peer: self.address };
+        self.clients.tracker.spawn(async move {
+            let outlet: Arc<dyn Outlet> = visitor.socket.clone();
+            let made = |connection: &Arc<Connection>| visitor.made(connection);
+            match visitor.clients.delivery.attach(attach, outlet, made).await {
+                Ok(connection) => visitor.attached(connection),
+                Err(AttachError::Ended) => {}
+                Err(error) => visitor.not_attached(&error),
+            }
+        });
+    }
+
+    fn made(&self, made: &Arc<Connection>) {
+        let mut stage = self.lock();
+        match &mut *stage {
+            Stage::Attaching { connection, .. } => *connection = Some(Arc::clone(made)),
+            // The socket ended before delivery began.
+            _ => {
+                drop(stage);
+                made.on_closed();
+            }
+        }
+    }
+
+    /// Frames that waited are handed on before any that comes later.
+    fn attached(&self, connection: Arc<Connection>) {
+        let mut stage = self.lock();
+        if let Stage::Attaching { waiting, .. } = &mut *stage {
+            waiting.drain(..).for_each(|text| connection.on_text(&text));
+            *stage = Stage::Attached(connection);
+        }
+    }
+
+    fn not_attached(&self, error: &AttachError) {
+        tracing::debug!(%error, "a connection was not attached");
+        let code = error.close_code();
+        let retry = code.is_reconnectable().then(|| rand::rng().random_range(RETRY_AFTER));
+        if let Some(error_code) = error.error_code() {
+            let _ = self.socket.push(server::error(None, error_code, &error.to_string()));
+        }
+        self.say_bye(code, retry);
+    }
+
+    fn say_bye(&self, code: CloseCode, reconnect_after: Option<Duration>) {
+        let _ = self.socket.push(server::bye(code, reconnect_after));
+        self.socket.close(code);
+    }
+
+    /// The connection, once delivery has made it.
+    fn connection(&self) -> Option<Arc<Connection>> {
+        match &*self.lock() {
+            Stage::Attaching { connection, .. } => connection.clone(),
+            Stage::Attached(connection) => Some(Arc::clone(connection)),
+            Stage::Hello(_) | Stage::Ended => None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Stage> {
+        // A panic in between leaves a stage that is at worst too early: the socket ends by its deadlines.
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A visitor as the socket's peer.
+struct Seat(Arc<Visitor>);
+
+impl Peer for Seat {
+    fn on_text(&self, text: &str) -> Result<(), CloseCode> {
+        let mut stage = self.0.lock();
+        match &mut *stage {
+            Stage::Attached(connection) => {
+                let connection = Arc::clone(connection);
+                drop(stage);
+                connection.on_text(text);
+                Ok(())
+            }
+            Stage::Attaching { waiting, .. } if waiting.len() < WAITING_FRAMES => {
+                waiting.push_back(text.to_owned());
+                Ok(())
+            }
+            Stage::Attaching { .. } => Err(CloseCode::InvalidFrame),
+            Stage::Hello(_) => self.0.on_first(text, &mut stage),
+            Stage::Ended => Ok(()),
+        }
+    }
+
+    fn on_pong(&self) {
+        if let Some(connection) = self.0.connection() {
+            connection.on_pong();
+        }
+    }
+
+    fn on_drained(&self) {
+        if let Some(connection) = self.0.connection() {
+            connection.on_drained();
+        }
+    }
+
+    fn on_closed(&self, _how: Closed) {
+        let connection = self.0.connection();
+        *self.0.lock() = Stage::Ended;
+        if let Some(connection) = connection {
+            connection.on_closed();
+        }
+    }
+
+    fn farewell(&self, code: CloseCode) -> Option<Frame> {
+        Some(server::bye(code, None))
+    }
+}
