@@ -194,6 +194,10 @@ impl Follow {
         self.phase != Phase::Live
     }
 
+    pub(super) fn is_live_in(&self, epoch: Epoch) -> bool {
+        self.phase == Phase::Live && self.epoch == Some(epoch)
+    }
+
     pub(super) fn begin_read(&mut self, window: Window, congested: bool) -> Option<ReadFrom> {
         let blocked = self.phase == Phase::Live || self.reading || congested || self.epoch.is_none();
         if blocked || !self.has_room(0, window) {
