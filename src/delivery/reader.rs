@@ -113,7 +113,7 @@ impl Delivery {
         let Want { connection, stream, .. } = want;
         let from = connection.begin_read(&stream)?;
         if stream.is_shared()
-            && let Some(page) = self.shared.page(&stream, from.after, from.entries, from.bytes)
+            && let Some(page) = self.shared.page(&stream, &from)
         {
             self.give(&connection, &stream, from.after, &page);
             return None;
