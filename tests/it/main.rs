@@ -8,6 +8,7 @@ mod auth;
 mod config;
 mod contract;
 mod deploy;
+mod sim;
 mod sockets;
 mod tidy;
 mod topology;

@@ -65,6 +65,7 @@ impl Witness {
             if let Stream::Topic(topic) = &stream {
                 ledger.follows.entry(self.holder).or_default().insert(topic.clone());
             }
+            let new_again = !resumed && self.begins_here(&ledger, &stream, from);
             let fresh = self.anonymous && !resumed;
             let got = ledger.holders[self.holder].got.entry(stream.clone());
             let got = got.or_insert_with(|| Got::new(epoch, from));
@@ -72,6 +73,9 @@ impl Witness {
                 *got = Got::new(epoch, from);
             }
             let position = got.position;
+            if new_again {
+                got.told_gone.push((0, from));
+            }
             got.position = position.max(from);
             // Even a gap passes only what is not there any more.
             let passed = ledger.missing(self.holder, &stream, position, from);
@@ -83,6 +87,17 @@ impl Witness {
         if !passed.is_empty() {
             self.find(Kind::Loss, format_args!("{stream} is opened at {from}, past {passed:?}"));
         }
+    }
+
+    /// Whether the store knows of no earlier place: after a restore of a backup from before the device
+    /// first came, it is a new device.
+    fn begins_here(&self, ledger: &Ledger, stream: &Stream, from: u64) -> bool {
+        let holder = &ledger.holders[self.holder];
+        let Some(device) = &holder.device else { return true };
+        let key = (holder.user.clone(), device.clone(), stream.clone());
+        let place = ledger.lives.get(&ledger.epoch).and_then(|life| life.cursors.get(&key));
+        ledger.lives.len() > 1
+            && place.is_some_and(|place| place.epoch == ledger.epoch && place.start == from)
     }
 
     /// The stream is not followed any more.
