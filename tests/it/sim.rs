@@ -26,7 +26,7 @@ use plan::Plan;
 use scenario::{Outcome, run};
 
 /// How many seeds of each kind, unless the environment says otherwise.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 50;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name)
@@ -83,7 +83,7 @@ fn a_seed_replays_to_the_last_word() {
             let (first, second) = (run(plan, seed), run(plan, seed));
             let differs = first.trace.iter().zip(&second.trace).find(|(a, b)| a != b);
             assert_eq!(first.hash, second.hash, "seed {seed}: {differs:?}");
-            assert!(first.trace.len() > 1_000, "something happened: {} lines", first.trace.len());
+            assert!(first.trace.len() > 300, "something happened: {} lines", first.trace.len());
         }
     }
 }

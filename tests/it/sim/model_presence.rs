@@ -102,7 +102,7 @@ impl Presence for ModelPresence {
             let (store, stage, members) = (self.store.clone(), self.stage.clone(), members.to_vec());
             let nobody = vec![Vec::new(); members.len()];
             tokio::spawn(async move {
-                stage.pause(50..=400).await;
+                stage.pause(200..=1_500).await;
                 store.announce(&members, ttl).await
             });
             return Ok(nobody);
@@ -132,7 +132,7 @@ impl Presence for ModelPresence {
             if self.is_in_flight(topics) {
                 return Ok(());
             }
-            self.stage.pause(50..=400).await;
+            self.stage.pause(200..=1_500).await;
         }
         let done = self.call(self.store.announce_topics(topics, node, ttl)).await;
         self.stage.say(format_args!("presence: {node} reads {topics:?}: {}", done.is_ok()));

@@ -91,6 +91,8 @@ pub struct Plan {
     pub weather: Weather,
     pub plant: Plant,
     pub rules: Rules,
+    /// How long notifications are published, in virtual time.
+    pub active: Duration,
     /// How often heads are checked.
     pub head_check: Duration,
     /// How long after the end of all faults everything must have arrived.
@@ -106,6 +108,7 @@ impl Plan {
         weather: Weather::STORM,
         plant: Plant::Nothing,
         rules: Rules::SOUND,
+        active: Duration::from_secs(16),
         head_check: Duration::from_secs(30),
         settle: Duration::from_secs(40),
     };
@@ -114,9 +117,12 @@ impl Plan {
         weather: Weather::CALM,
         plant: Plant::Nothing,
         rules: Rules::SOUND,
+        active: Duration::from_secs(12),
         head_check: NEVER,
         settle: Duration::from_secs(6),
     };
+    /// As calm, and so short that nothing which comes later heals what was missed while devices came.
+    pub const BRIEF: Self = Self { active: Duration::from_secs(4), ..Self::CALM };
 
     /// The same with something broken in a double.
     pub const fn planted(self, plant: Plant) -> Self {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use fanfare::domain::{DeviceId, NodeId, Stream, TopicName, UserId};
 use fanfare::presence::embedded::EmbeddedPresence;
@@ -18,9 +17,6 @@ use super::plan::Plan;
 use super::publisher;
 use super::stage::{Finding, Kind, Stage};
 use super::weather;
-
-/// How long notifications are published, in virtual time.
-pub const ACTIVE: Duration = Duration::from_secs(20);
 
 /// What became of a run.
 pub struct Outcome {
@@ -63,7 +59,7 @@ async fn play(plan: Plan, seed: u64) -> Outcome {
     }
     people(&world);
     weather::start(&world);
-    let end = Instant::now() + ACTIVE;
+    let end = Instant::now() + plan.active;
     while Instant::now() < end {
         if stage.has_findings() {
             return conclude(&stage, &world);
