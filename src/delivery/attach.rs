@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::RngExt;
 use tracing::debug;
 
 use super::Delivery;
@@ -160,7 +159,7 @@ impl Delivery {
         let mut session = Session::new(hello.device.clone(), self.settings.window, self.settings.rules);
         streams.iter().for_each(|stream| session.follow(stream.clone()));
         let new = New {
-            id: ConnectionId::new(now, rand::rng().random()),
+            id: ConnectionId::new(now, self.clock.random()),
             claims,
             device: hello.device,
             ack_mode: hello.ack,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rand::RngExt;
 use tokio::time::Instant;
 
 use super::Delivery;
@@ -38,7 +37,7 @@ impl Delivery {
         let connections = all.len();
         for batch in all.chunks(BATCH) {
             for connection in batch {
-                let after = spread.mul_f64(rand::rng().random_range(0.0..1.0));
+                let after = spread.mul_f64(self.clock.random_range(0.0..1.0));
                 connection.bye(CloseCode::Draining, Some(after));
             }
             tokio::task::yield_now().await;

@@ -95,8 +95,10 @@ impl Delivery {
         }
         let behind = |connection: &Arc<Connection>| {
             let before = before.get(&connection.id).copied().unwrap_or_default();
-            // The node reads a shared stream's gap once for all; a session reads only what it alone missed.
-            let wait = stream.is_shared() && connection.with_session(|session| session.is_live(stream));
+            // The node reads a shared stream's gap once for all; a session reads what it alone missed, and
+            // each for itself what is of another life of the stream: whose floor its position is not.
+            let wait =
+                stream.is_shared() && connection.with_session(|session| session.is_live(stream, epoch));
             !wait && connection.with_session(|session| session.head(stream, epoch, head, before))
         };
         for connection in self.hub.readers(stream).into_iter().filter(behind) {

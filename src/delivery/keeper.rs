@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rand::RngExt;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -90,7 +89,7 @@ impl Delivery {
     /// Refreshes the lease three times in its life, for ever.
     pub(super) async fn keep_lease(self: Arc<Self>) {
         loop {
-            let jitter = rand::rng().random_range(0.8..1.0);
+            let jitter = self.clock.random_range(0.8..1.0);
             tokio::select! {
                 biased; // Only so that simulations replay.
                 () = self.cancel.cancelled() => return,
@@ -119,7 +118,7 @@ impl Delivery {
             tokio::select! {
                 biased; // Only so that simulations replay.
                 () = self.cancel.cancelled() => return,
-                () = tokio::time::sleep(FLUSH.mul_f64(rand::rng().random_range(0.9..1.1))) => {}
+                () = tokio::time::sleep(FLUSH.mul_f64(self.clock.random_range(0.9..1.1))) => {}
             }
             if self.keeper.is_blind() {
                 if said.elapsed() >= BLIND_EVERY {
@@ -176,7 +175,7 @@ impl Delivery {
 
     /// So that what was announced together does not run out together.
     fn jittered_ttl(&self) -> Duration {
-        self.settings.presence_ttl.mul_f64(rand::rng().random_range(1.0..1.1))
+        self.settings.presence_ttl.mul_f64(self.clock.random_range(1.0..1.1))
     }
 
     /// Announces topics, and waits until presence says so.

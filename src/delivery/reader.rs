@@ -6,7 +6,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rand::RngExt;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tracing::debug;
@@ -114,7 +113,7 @@ impl Delivery {
         let Want { connection, stream, .. } = want;
         let from = connection.begin_read(&stream)?;
         if stream.is_shared()
-            && let Some(page) = self.shared.page(&stream, from.after, from.entries, from.bytes)
+            && let Some(page) = self.shared.page(&stream, &from)
         {
             self.give(&connection, &stream, from.after, &page);
             return None;
@@ -145,7 +144,7 @@ impl Delivery {
                 debug!(%error, "reads for {} sessions failed and are tried again", group.len());
                 for begun in group {
                     begun.connection.read_failed(&begun.stream);
-                    let retry = rand::rng().random_range(RETRY_MIN..RETRY_MAX);
+                    let retry = self.clock.random_range(RETRY_MIN..RETRY_MAX);
                     self.reader.want_later(&begun.connection, begun.stream, retry);
                 }
             }

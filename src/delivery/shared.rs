@@ -12,6 +12,7 @@ use super::Delivery;
 use crate::domain::{Epoch, Seq, Stream, TopicName, UnixMillis};
 use crate::inbox::{Audience, Entry, Page, Read};
 use crate::metrics::delivery::ReadLabels;
+use crate::session::ReadFrom;
 use crate::wire::Tail;
 use crate::wire::envelope::EntryRef;
 
@@ -130,15 +131,12 @@ impl SharedStreams {
         positions
     }
 
-    /// A page from the tail, if it reaches back far enough.
-    pub(super) fn page(
-        &self,
-        stream: &Stream,
-        after: Seq,
-        max_entries: usize,
-        max_bytes: usize,
-    ) -> Option<Page> {
-        self.lock().get(stream)?.page(after, max_entries, max_bytes)
+    /// A page from the tail, if it reaches back far enough and is of the same life of the stream: after a
+    /// restore some sessions know of the new one before the tail does, others after it.
+    pub(super) fn page(&self, stream: &Stream, from: &ReadFrom) -> Option<Page> {
+        let streams = self.lock();
+        let shared = streams.get(stream).filter(|shared| shared.epoch == from.epoch)?;
+        shared.page(from.after, from.entries, from.bytes)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Stream, Shared>> {

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rand::RngExt;
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -257,7 +256,7 @@ impl Publishing {
 
     fn accept(&self, publication: &Publication) -> Result<crate::domain::Notification, Refused> {
         let now = self.clock.now();
-        accept(publication, NotificationId::new(now, rand::rng().random()), now, &self.settings.limits)
+        accept(publication, NotificationId::new(now, self.clock.random()), now, &self.settings.limits)
     }
 
     /// The inbox, for those who watch its health.

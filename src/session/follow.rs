@@ -20,6 +20,8 @@ pub struct Place {
 /// What to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadFrom {
+    /// The life of the stream that `after` is of.
+    pub epoch: Epoch,
     /// The entries after this seq.
     pub after: Seq,
     /// At most so many.
@@ -194,13 +196,19 @@ impl Follow {
         self.phase != Phase::Live
     }
 
+    pub(super) fn is_live_in(&self, epoch: Epoch) -> bool {
+        self.phase == Phase::Live && self.epoch == Some(epoch)
+    }
+
     pub(super) fn begin_read(&mut self, window: Window, congested: bool) -> Option<ReadFrom> {
-        let blocked = self.phase == Phase::Live || self.reading || congested || self.epoch.is_none();
+        let epoch = self.epoch?;
+        let blocked = self.phase == Phase::Live || self.reading || congested;
         if blocked || !self.has_room(0, window) {
             return None;
         }
         self.reading = true;
         Some(ReadFrom {
+            epoch,
             after: self.position,
             entries: (window.entries - self.sent.len()).max(1),
             bytes: window.bytes.saturating_sub(self.sent_bytes).max(1),

@@ -261,9 +261,9 @@ impl Session {
         self.follow_of(stream).is_some_and(|follow| follow.head(epoch, head, before))
     }
 
-    /// Whether pushed entries of `stream` are sent as they come.
-    pub fn is_live(&self, stream: &Stream) -> bool {
-        self.follows.iter().any(|follow| follow.stream() == stream && !follow.is_behind())
+    /// Whether pushed entries of `stream` in its life `epoch` are sent as they come.
+    pub fn is_live(&self, stream: &Stream, epoch: Epoch) -> bool {
+        self.follows.iter().any(|follow| follow.stream() == stream && follow.is_live_in(epoch))
     }
 
     /// How far the session has gone in `stream`.

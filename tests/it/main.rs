@@ -12,6 +12,7 @@ mod contract;
 mod deploy;
 mod faults;
 mod http;
+mod sim;
 mod sockets;
 mod tidy;
 mod topology;

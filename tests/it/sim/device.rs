@@ -1,0 +1,359 @@
+//! One simulated device: it connects, reads, acknowledges, wanders from node to node.
+//!
+//! Its moods come from the stage. What it gets goes to its [`Witness`]; it decides nothing about right
+//! and wrong itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fanfare::auth::{Pattern, UserClaims};
+use fanfare::delivery::{Attach, Connection};
+use fanfare::domain::{DeviceId, Seq, Stream, TopicName, UnixMillis, UserId};
+use fanfare::wire::client::ResumeAt;
+use fanfare::wire::{AckMode, CloseCode, Frame, Hello};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::ledger::Ledger;
+use super::line::Line;
+use super::node::Node;
+use super::stage::{Kind, Stage};
+use super::witness::{Witness, number, text};
+
+/// The nodes that are up.
+pub type Nodes = Arc<Mutex<BTreeMap<u64, Node>>>;
+
+/// One device of one user, or a client that names none.
+pub struct Device {
+    pub stage: Stage,
+    pub ledger: Arc<Mutex<Ledger>>,
+    pub nodes: Nodes,
+    /// Its place in the ledger.
+    pub holder: usize,
+    pub user: UserId,
+    pub device: Option<DeviceId>,
+    pub ack: AckMode,
+    pub topics: Vec<TopicName>,
+    /// Topics that it wants to follow now.
+    pub following: BTreeSet<TopicName>,
+    pub restless: bool,
+    pub may_be_restored: bool,
+    pub connections: u64,
+}
+
+/// One connection of it.
+struct Visit {
+    line: Arc<Line>,
+    connection: Arc<Connection>,
+    witness: Witness,
+    welcomed: bool,
+    /// Subscribes that have no answer yet, and whether there was a place in them.
+    asked: BTreeMap<u64, bool>,
+    frames: u64,
+}
+
+impl Device {
+    /// Comes and goes for ever.
+    pub async fn live(mut self) {
+        self.stage.pause(0..=4_000).await;
+        loop {
+            let node = {
+                let nodes = self.nodes.lock().expect("no panic under it");
+                let all: Vec<&Node> = nodes.values().collect();
+                (!all.is_empty()).then(|| (*self.stage.one_of(&all)).clone())
+            };
+            if let Some(node) = node {
+                self.visit(&node).await;
+            }
+            let away = if self.stage.quiet().is_cancelled() { 5..=300 } else { 5..=3_000 };
+            tokio::select! {
+                biased;
+                () = self.stage.pause(away) => {}
+                () = self.stage.quiet().cancelled(), if !self.stage.quiet().is_cancelled() => {}
+            }
+        }
+    }
+
+    async fn visit(&mut self, node: &Node) {
+        self.connections += 1;
+        let name = format!("{}/{}#{}", self.user, self.label(), self.connections);
+        let hello = self.hello();
+        let resumed = hello.resume.keys().cloned().collect::<Vec<_>>();
+        self.stage.say(format_args!("{name}: to {} with {resumed:?}", node.id));
+        let line = Arc::new(Line::new(self.stage.pick(2..=40) as usize));
+        let mut witness = Witness {
+            stage: self.stage.clone(),
+            ledger: Arc::clone(&self.ledger),
+            name,
+            holder: self.holder,
+            user: self.user.clone(),
+            anonymous: self.device.is_none(),
+            resumed: Vec::new(),
+            standing: BTreeMap::new(),
+        };
+        witness.resumed = resumed.iter().map(|name| witness.stream(name)).collect();
+        self.ledger.lock().expect("no panic under it").follows.remove(&self.holder);
+        let (made, arrives) = tokio::sync::oneshot::channel();
+        let attach = Attach { claims: self.claims(), hello, peer: SocketAddr::from(([127, 0, 0, 1], 9)) };
+        let (delivery, outlet) = (Arc::clone(&node.delivery), Arc::clone(&line));
+        // In a task of its own, as the gateway does it; an attach that fails closes its socket.
+        tokio::spawn(async move {
+            let ending = Arc::clone(&outlet);
+            let made = |connection: &Arc<Connection>| drop(made.send(Arc::clone(connection)));
+            if let Err(error) = delivery.attach(attach, outlet, made).await {
+                fanfare::delivery::outlet::Outlet::close(&*ending, error.close_code());
+            }
+        });
+        let Ok(connection) = arrives.await else { return };
+        let visit = Visit { line, connection, witness, welcomed: false, asked: BTreeMap::new(), frames: 0 };
+        self.stay(visit, node).await;
+    }
+
+    fn label(&self) -> String {
+        self.device.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
+    }
+
+    fn claims(&self) -> UserClaims {
+        UserClaims {
+            user: self.user.clone(),
+            expires_at: UnixMillis(u64::MAX / 2),
+            topics: vec![Pattern::everything()],
+            issued_at: None,
+            token_id: None,
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        let mut hello = Hello::default();
+        hello.device = self.device.clone();
+        hello.ack = self.ack;
+        hello.ping = self.stage.chance(50);
+        hello.topics = self.following.iter().filter(|_| self.stage.chance(70)).cloned().collect();
+        // A place for all streams, for some, or none: then the stored cursors decide.
+        let share = *self.stage.one_of(&[0, 0, 50, 100]);
+        let ledger = self.ledger.lock().expect("no panic under it");
+        for (stream, got) in &ledger.holders[self.holder].got {
+            if self.stage.chance(share) {
+                let at = ResumeAt { epoch: got.epoch, seq: Seq(got.position) };
+                hello.resume.insert(stream.client_name().to_string(), at);
+            }
+        }
+        hello
+    }
+
+    /// Until it goes away, or is sent away.
+    async fn stay(&mut self, mut visit: Visit, node: &Node) {
+        let far = Duration::from_secs(100_000);
+        let mut quiet = self.stage.quiet().is_cancelled();
+        let stay = Duration::from_millis(self.stage.pick(10..=15_000));
+        let mut until = Instant::now() + if quiet || !self.restless { far } else { stay };
+        let mut stalled_until = Instant::now();
+        let mut act_at = Instant::now() + Duration::from_millis(self.stage.pick(1..=1_500));
+        loop {
+            let now = Instant::now();
+            tokio::select! {
+                biased;
+                () = node.death.cancelled() => {
+                    visit.line.cut();
+                    return;
+                }
+                () = self.stage.quiet().cancelled(), if !quiet => {
+                    (quiet, until, stalled_until) = (true, now + far, now);
+                    visit.line.stirred.notify_one();
+                }
+                () = tokio::time::sleep_until(until) => return self.leave(&visit),
+                () = tokio::time::sleep_until(act_at) => {
+                    act_at = Instant::now() + Duration::from_millis(self.stage.pick(50..=2_500));
+                    if quiet {
+                        self.want_everything(&mut visit);
+                    } else if self.stage.chance(15) && self.restless {
+                        stalled_until = Instant::now() + Duration::from_millis(self.stage.pick(50..=4_000));
+                    } else {
+                        self.change_its_mind(&mut visit);
+                    }
+                    self.acknowledge(&mut visit, quiet);
+                }
+                () = visit.line.stirred.notified(), if stalled_until <= now => {
+                    if !self.read(&mut visit, quiet).await {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep_until(stalled_until), if stalled_until > now => {
+                    visit.line.stirred.notify_one();
+                }
+            }
+        }
+    }
+
+    /// With a goodbye, or without one: then the server learns of it later.
+    fn leave(&self, visit: &Visit) {
+        visit.line.cut();
+        let clean = self.stage.chance(60);
+        self.stage.say(format_args!("{}: leaves, clean {clean}", visit.witness.name));
+        if clean {
+            return visit.connection.on_closed();
+        }
+        let (stage, connection) = (self.stage.clone(), Arc::clone(&visit.connection));
+        tokio::spawn(async move {
+            stage.pause(100..=9_000).await;
+            connection.on_closed();
+        });
+    }
+
+    /// Reads what is there. False when the server has closed.
+    async fn read(&mut self, visit: &mut Visit, quiet: bool) -> bool {
+        if self.stage.chance(20) {
+            self.stage.pause(1..=30).await;
+        }
+        while let Some(frame) = visit.line.next() {
+            self.take(visit, &frame);
+            if self.stage.chance(if quiet { 100 } else { 25 }) {
+                self.acknowledge(visit, quiet);
+            }
+        }
+        if visit.line.take_drained() {
+            visit.connection.on_drained();
+        }
+        let Some(code) = visit.line.closed() else { return true };
+        self.stage.say(format_args!("{}: {}", visit.witness.name, code.reason()));
+        if code == CloseCode::Displaced {
+            self.stage.find(Kind::Displaced, format_args!("{} is the newest", visit.witness.name));
+        }
+        visit.connection.on_closed();
+        false
+    }
+
+    fn take(&mut self, visit: &mut Visit, frame: &Frame) {
+        if frame.head[0] & 0x0f == 0x9 {
+            return visit.connection.on_pong();
+        }
+        let frame = json(frame);
+        visit.frames += 1;
+        let witness = &mut visit.witness;
+        self.stage.say(format_args!("{}: < {}", witness.name, brief(&frame)));
+        match text(&frame, "type") {
+            "welcome" => {
+                visit.welcomed = true;
+                let streams = frame["streams"].as_array().expect("streams");
+                for state in streams {
+                    let resumed = witness.resumed.contains(&witness.stream(text(state, "stream")));
+                    witness.opened(state, resumed);
+                }
+            }
+            "notification" => {
+                let id = text(&frame["notification"], "id");
+                if let Some(seq) = frame["seq"].as_u64() {
+                    witness.notified(text(&frame, "stream"), seq, id);
+                }
+            }
+            "caught_up" => witness.caught_up(text(&frame, "stream"), number(&frame, "through")),
+            "gap" => witness.gap(&frame),
+            "subscribed" => {
+                let asked = frame["id"].as_u64().and_then(|id| visit.asked.remove(&id));
+                witness.opened(&frame, asked == Some(true));
+            }
+            "unsubscribed" => witness.closed(text(&frame, "stream")),
+            "ping" => visit.connection.on_text(r#"{"type":"pong"}"#),
+            "error" => match text(&frame, "code") {
+                // An ack may cross the unsubscribe before it.
+                "window_full" | "not_followed" => {}
+                // Or a restore of the store, whose gap frame is still on its way.
+                "ack_above_sent" if self.may_be_restored => {}
+                "unavailable" => drop(frame["id"].as_u64().and_then(|id| visit.asked.remove(&id))),
+                _ => self.stage.find(Kind::Order, format_args!("{}: {frame}", visit.witness.name)),
+            },
+            _ => {}
+        }
+    }
+
+    /// Acknowledges some of what it has; all of it when everything is to end well.
+    fn acknowledge(&self, visit: &mut Visit, all: bool) {
+        if self.ack == AckMode::Auto {
+            return;
+        }
+        let standing: Vec<_> = visit.witness.standing.iter().map(|(s, at)| (s.clone(), *at)).collect();
+        for (stream, at) in standing {
+            if at.acked >= at.last || !(all || self.stage.chance(60)) {
+                continue;
+            }
+            let seq = if all { at.last } else { self.stage.pick(at.acked + 1..=at.last) };
+            visit.witness.acknowledges(&stream, seq);
+            let ack = format!(r#"{{"type":"ack","stream":"{}","seq":{seq}}}"#, stream.client_name());
+            self.stage.say(format_args!("{}: > {ack}", visit.witness.name));
+            visit.connection.on_text(&ack);
+        }
+    }
+
+    fn change_its_mind(&mut self, visit: &mut Visit) {
+        if !visit.welcomed || self.topics.is_empty() || !visit.asked.is_empty() || !self.restless {
+            return;
+        }
+        let topic = self.stage.one_of(&self.topics).clone();
+        if self.following.contains(&topic) && self.stage.chance(40) {
+            self.following.remove(&topic);
+            let frame = format!(r#"{{"type":"unsubscribe","topic":"{topic}"}}"#);
+            self.stage.say(format_args!("{}: > {frame}", visit.witness.name));
+            visit.connection.on_text(&frame);
+        } else {
+            self.following.insert(topic.clone());
+            self.subscribe(visit, &topic);
+        }
+    }
+
+    /// What is to be followed in the end is followed.
+    fn want_everything(&mut self, visit: &mut Visit) {
+        if !visit.welcomed || !visit.asked.is_empty() {
+            return;
+        }
+        for topic in self.following.clone() {
+            self.subscribe(visit, &topic);
+        }
+    }
+
+    fn subscribe(&self, visit: &mut Visit, topic: &TopicName) {
+        if visit.witness.standing.contains_key(&Stream::Topic(topic.clone())) {
+            return;
+        }
+        let id = visit.frames * 100 + visit.asked.len() as u64;
+        let since = self.since(topic);
+        visit.asked.insert(id, since.is_some());
+        let since = since.map_or_else(String::new, |seq| format!(r#","since":{seq}"#));
+        let frame = format!(r#"{{"type":"subscribe","id":{id},"topic":"{topic}"{since}}}"#);
+        self.stage.say(format_args!("{}: > {frame}", visit.witness.name));
+        visit.connection.on_text(&frame);
+    }
+}
+
+impl Device {
+    /// A place without an epoch, which only means something in a store that is never restored.
+    fn since(&self, topic: &TopicName) -> Option<u64> {
+        if self.may_be_restored || self.stage.chance(60) {
+            return None;
+        }
+        let ledger = self.ledger.lock().expect("no panic under it");
+        let got = ledger.holders[self.holder].got.get(&Stream::Topic(topic.clone()))?;
+        Some(got.position)
+    }
+}
+
+/// The text of a frame, whose header the server wrote.
+fn json(frame: &Frame) -> Value {
+    let header = match frame.head[1] {
+        126 => 4,
+        127 => 10,
+        _ => 2,
+    };
+    let whole: Vec<u8> = frame.head[header..].iter().chain(frame.body.iter()).copied().collect();
+    serde_json::from_slice(&whole).expect("the server speaks JSON")
+}
+
+/// A frame for the trace.
+fn brief(frame: &Value) -> String {
+    match frame["type"].as_str() {
+        Some("notification") => format!("notification {} {}", frame["stream"], frame["seq"]),
+        Some("welcome") => format!("welcome {}", frame["streams"]),
+        _ => frame.to_string(),
+    }
+}

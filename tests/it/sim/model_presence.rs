@@ -1,0 +1,169 @@
+//! The model of presence: the embedded store behind a network that delays, fails and forgets.
+//!
+//! Each call takes a while before and after the one moment at which it is done. It keeps the contract
+//! in `fanfare::presence`, unless a plant says which part it breaks.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use fanfare::domain::{NodeId, TopicName};
+use fanfare::presence::embedded::EmbeddedPresence;
+use fanfare::presence::{Lease, Located, Member, NodeLease, Presence, PresenceError, Route};
+use tokio_util::sync::CancellationToken;
+
+use super::plan::{Plan, Plant};
+use super::stage::Stage;
+
+/// One node's door to the store.
+pub struct ModelPresence {
+    pub stage: Stage,
+    pub plan: Plan,
+    /// What is shared by all nodes.
+    pub store: EmbeddedPresence,
+    /// The store is away while this is true.
+    pub away: Arc<Mutex<bool>>,
+    /// Fires when the node dies.
+    pub death: CancellationToken,
+    /// The node's last call failed, which may have hidden a loss.
+    pub doubt: AtomicBool,
+    /// Announces of topics that are in flight.
+    pub routes: Mutex<BTreeSet<TopicName>>,
+}
+
+impl ModelPresence {
+    async fn reach(&self) -> Result<(), PresenceError> {
+        if self.death.is_cancelled() {
+            std::future::pending::<()>().await;
+        }
+        let away = *self.away.lock().expect("no panic under it");
+        if away || self.stage.is_faulty() && self.stage.chance(self.plan.weather.failing) {
+            self.doubt.store(true, Ordering::Relaxed);
+            return Err(PresenceError::Timeout(Duration::from_secs(1)));
+        }
+        Ok(())
+    }
+
+    /// There and back; `work` is done in between.
+    async fn call<T>(
+        &self,
+        work: impl Future<Output = Result<T, PresenceError>>,
+    ) -> Result<T, PresenceError> {
+        self.stage.trip().await;
+        self.reach().await?;
+        let done = work.await?;
+        self.stage.trip().await;
+        self.reach().await?;
+        Ok(done)
+    }
+
+    /// Whether announces of all these topics are in flight; from now on they are.
+    fn is_in_flight(&self, topics: &[TopicName]) -> bool {
+        let mut routes = self.routes.lock().expect("no panic under it");
+        let known = topics.iter().all(|topic| routes.contains(topic));
+        routes.extend(topics.iter().cloned());
+        known
+    }
+
+    fn say_members(&self, what: &str, members: &[Member]) {
+        for member in members {
+            self.stage
+                .say(format_args!("presence: {what} {} {} {}", member.user, member.node, member.connection));
+        }
+    }
+}
+
+#[async_trait]
+impl Presence for ModelPresence {
+    async fn lease(&self, lease: &NodeLease, ttl: Duration, first: bool) -> Result<Lease, PresenceError> {
+        let answer = self.call(self.store.lease(lease, ttl, first)).await?;
+        // A flush in between may have been healed by the call that failed.
+        let doubt = self.doubt.swap(false, Ordering::Relaxed) && !first;
+        self.stage.say(format_args!("presence: lease of {} {answer:?}, doubt {doubt}", lease.node));
+        match answer {
+            Lease::Renewed if self.plan.plant == Plant::SilentFlush => Ok(Lease::Kept),
+            Lease::Kept if doubt => Ok(Lease::Renewed),
+            other => Ok(other),
+        }
+    }
+
+    async fn release(&self, node: &NodeId, boot: &str) -> Result<(), PresenceError> {
+        self.call(self.store.release(node, boot)).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeLease>, PresenceError> {
+        self.call(self.store.nodes()).await
+    }
+
+    async fn announce(&self, members: &[Member], ttl: Duration) -> Result<Vec<Vec<Member>>, PresenceError> {
+        if self.plan.plant == Plant::HastyAnnounce {
+            let (store, stage, members) = (self.store.clone(), self.stage.clone(), members.to_vec());
+            let nobody = vec![Vec::new(); members.len()];
+            tokio::spawn(async move {
+                stage.pause(200..=1_500).await;
+                store.announce(&members, ttl).await
+            });
+            return Ok(nobody);
+        }
+        let others = self.call(self.store.announce(members, ttl)).await;
+        self.say_members(if others.is_ok() { "announced" } else { "not announced" }, members);
+        others
+    }
+
+    async fn refresh(
+        &self,
+        members: &[Member],
+        topics: &[TopicName],
+        node: &NodeId,
+        ttl: Duration,
+    ) -> Result<(), PresenceError> {
+        self.call(self.store.refresh(members, topics, node, ttl)).await
+    }
+
+    async fn announce_topics(
+        &self,
+        topics: &[TopicName],
+        node: &NodeId,
+        ttl: Duration,
+    ) -> Result<(), PresenceError> {
+        if self.plan.plant == Plant::UnawaitedRoute {
+            if self.is_in_flight(topics) {
+                return Ok(());
+            }
+            self.stage.pause(200..=1_500).await;
+        }
+        let done = self.call(self.store.announce_topics(topics, node, ttl)).await;
+        self.stage.say(format_args!("presence: {node} reads {topics:?}: {}", done.is_ok()));
+        let mut routes = self.routes.lock().expect("no panic under it");
+        // Only announces at the same time are shared.
+        routes.retain(|topic| !topics.contains(topic));
+        done
+    }
+
+    async fn withdraw(&self, members: &[Member]) -> Result<(), PresenceError> {
+        self.say_members("withdraws", members);
+        self.call(self.store.withdraw(members)).await
+    }
+
+    async fn locate(&self, routes: &[Route]) -> Result<Vec<Located>, PresenceError> {
+        let located = self.call(self.store.locate(routes)).await?;
+        for (route, located) in routes.iter().zip(&located) {
+            self.stage.say(format_args!("presence: {route:?} at {:?}", located.nodes));
+        }
+        Ok(located)
+    }
+
+    async fn skew_ms(&self) -> Result<i64, PresenceError> {
+        Ok(0)
+    }
+
+    async fn put_ticket(&self, ticket: &str, value: &str, ttl: Duration) -> Result<(), PresenceError> {
+        self.store.put_ticket(ticket, value, ttl).await
+    }
+
+    async fn take_ticket(&self, ticket: &str) -> Result<Option<String>, PresenceError> {
+        self.store.take_ticket(ticket).await
+    }
+}
