@@ -29,8 +29,8 @@ fn must_find(plan: Plan, expected: &[Kind]) {
     panic!("{SEEDS} seeds did not show {expected:?}; they showed {others:?}");
 }
 
-/// As calm, but the store is restored once, and heads are not checked.
-const RESTORED: Plan = Plan::CALM.in_weather(Weather { restore: true, ..Weather::CALM });
+/// Nothing fails, but the store is restored once; heads are checked.
+const RESTORED: Plan = Plan::STORM.in_weather(Weather { restore: true, ..Weather::CALM });
 
 #[test]
 fn a_session_that_forgets_what_was_offered_during_a_read_stalls() {
@@ -122,6 +122,12 @@ const CUT_OFF: Plan = Plan {
     settle: Duration::from_secs(20),
     ..Plan::CALM.in_weather(Weather { broker_away: true, ..Weather::CALM })
 };
+
+#[test]
+fn without_a_plant_brief_runs_and_restored_stores_end_well() {
+    super::hold("planted::without_a_plant_brief_runs_and_restored_stores_end_well", Plan::BRIEF);
+    super::hold("planted::without_a_plant_brief_runs_and_restored_stores_end_well", RESTORED);
+}
 
 #[test]
 fn after_a_flush_the_lease_tells_and_nothing_waits_for_the_periodic_check() {
