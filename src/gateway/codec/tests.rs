@@ -1,3 +1,5 @@
+//! The decoder against RFC 6455, on whole frames and on every split of them.
+
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
