@@ -5,11 +5,11 @@
 //! it says so by broadcast, again and again, and checks heads every second or so. When presence is back,
 //! or has forgotten this node, everything is announced again, *then* heads are checked.
 
-use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -21,6 +21,8 @@ use crate::wire::envelope::Item;
 
 /// How often marks are written: one pipeline each time.
 const FLUSH: Duration = Duration::from_millis(1_000);
+/// How long goodbyes are gathered.
+const GATHER: Duration = Duration::from_millis(50);
 /// How often a blind node says so, and for how long it is believed.
 const BLIND_EVERY: Duration = Duration::from_millis(1_000);
 const BLIND_LASTS_MS: u32 = 5_000;
@@ -32,6 +34,7 @@ pub(super) struct Keeper {
     lease: Mutex<NodeLease>,
     marks: Mutex<Vec<Member>>,
     gone: Mutex<Vec<Member>>,
+    goodbyes: Notify,
     blind: AtomicBool,
     /// Announce everything again.
     all: AtomicBool,
@@ -54,6 +57,7 @@ impl Keeper {
             lease: Mutex::new(lease),
             marks: Mutex::default(),
             gone: Mutex::default(),
+            goodbyes: Notify::new(),
             blind: AtomicBool::new(false),
             all: AtomicBool::new(false),
         }
@@ -67,6 +71,7 @@ impl Keeper {
     /// The connection has gone.
     pub(super) fn withdraw(&self, member: Member) {
         self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(member);
+        self.goodbyes.notify_one();
     }
 
     pub(super) fn is_blind(&self) -> bool {
@@ -112,13 +117,23 @@ impl Delivery {
 
     /// Writes marks and goodbyes, for ever.
     pub(super) async fn keep_presence(self: Arc<Self>) {
+        let pause = || FLUSH.mul_f64(self.clock.random_range(0.9..1.1));
         let mut said = Instant::now();
         let mut topics_at = Instant::now();
+        let mut due = Instant::now() + pause();
         loop {
             tokio::select! {
                 biased; // Only so that simulations replay.
                 () = self.cancel.cancelled() => return,
-                () = tokio::time::sleep(FLUSH.mul_f64(self.clock.random_range(0.9..1.1))) => {}
+                () = tokio::time::sleep_until(due) => due = Instant::now() + pause(),
+                () = self.keeper.goodbyes.notified() => {
+                    // A few more may close with it.
+                    tokio::time::sleep(GATHER).await;
+                    if !self.keeper.is_blind() {
+                        self.say_goodbyes().await;
+                    }
+                    continue;
+                }
             }
             if self.keeper.is_blind() {
                 if said.elapsed() >= BLIND_EVERY {
@@ -141,23 +156,25 @@ impl Delivery {
     }
 
     async fn write_marks(self: &Arc<Self>, with_topics: bool) {
-        let gone = Keeper::take(&self.keeper.gone);
-        let ended: HashSet<_> = gone.iter().map(|member| member.connection).collect();
-        if !gone.is_empty()
-            && let Err(error) = self.presence.withdraw(&gone).await
-        {
-            // What could not be withdrawn runs out by itself.
-            self.go_blind(&error);
-        }
+        self.say_goodbyes().await;
         let marks = Keeper::take(&self.keeper.marks);
         let still_here = |member: &Member| {
             let connection = self.hub.get(member.connection);
             connection.is_some_and(|connection| connection.alive.swap(false, Ordering::AcqRel))
         };
-        let marks: Vec<Member> =
-            marks.into_iter().filter(|one| !ended.contains(&one.connection)).filter(still_here).collect();
+        let marks: Vec<Member> = marks.into_iter().filter(still_here).collect();
         let topics = if with_topics { self.hub.topics() } else { Vec::new() };
         if let Err(error) = self.refresh(&marks, &topics).await {
+            self.go_blind(&error);
+        }
+    }
+
+    async fn say_goodbyes(self: &Arc<Self>) {
+        let gone = Keeper::take(&self.keeper.gone);
+        if !gone.is_empty()
+            && let Err(error) = self.presence.withdraw(&gone).await
+        {
+            // What could not be withdrawn runs out by itself.
             self.go_blind(&error);
         }
     }
