@@ -10,6 +10,7 @@ mod cluster;
 mod config;
 mod contract;
 mod deploy;
+mod docs;
 mod faults;
 mod http;
 mod sim;
