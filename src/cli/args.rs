@@ -188,7 +188,7 @@ pub(super) struct PublishArguments {
     /// How long it is worth delivering: 0 (now or never), 90s, 15m, 1h, 7d.
     #[arg(long, value_parser = duration)]
     pub(super) ttl: Option<Duration>,
-    /// Names what it replaces.
+    /// Handed on to clients, which may replace an earlier one by it.
     #[arg(long)]
     pub(super) collapse_key: Option<String>,
     /// Makes a repetition harmless: the same key and request give the first answer again.

@@ -17,7 +17,7 @@ pub struct ByeLabels {
 /// By why a read was needed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReadLabels {
-    /// `replay`, `gap`, `lagged` or `shared`.
+    /// `session` (one connection is behind) or `shared` (the node is, in a topic or everyone).
     pub why: &'static str,
 }
 

@@ -10,7 +10,7 @@ use crate::inbox::Open;
 use crate::inbox::failure::Failure;
 use crate::inbox::start::{Found, Placing, Starts};
 
-/// What is counted is bounded by retention (10 000 entries a stream).
+/// Counts the rows of one stream by its primary key.
 const FIND: &str = r#"
 select coalesce(stream.epoch, (select epoch from store)) as epoch,
     coalesce(stream.last_seq, 0) as head,

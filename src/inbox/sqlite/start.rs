@@ -10,7 +10,7 @@ use crate::inbox::Open;
 use crate::inbox::failure::Failure;
 use crate::inbox::start::{Found, Placing, Starts};
 
-/// What is counted is bounded by retention (10 000 entries a stream). ?1 user, ?2 device,
+/// Counts the rows of one stream by its primary key. ?1 user, ?2 device,
 /// ?3 stream, ?4 whether it is the user's own, ?5 now.
 const FIND: &str = r#"
 with standing as materialized (
