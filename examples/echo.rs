@@ -52,7 +52,9 @@ async fn main() -> anyhow::Result<()> {
         Decision::Accept(Box::new(|socket| Arc::new(Echo(socket))))
     }));
     let service = TowerToHyperService::new(warp::service(routes));
-    let listener = accept::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    let listener = accept::bind(address)
+        .and_then(accept::listen)
+        .with_context(|| format!("cannot listen on {address}"))?;
     println!("echo on ws://{}/", listener.local_addr()?);
     let serving = accept::serve(listener, service, AcceptSettings::default(), lifetime.clone(), metrics);
     tokio::select! {

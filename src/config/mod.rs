@@ -103,8 +103,6 @@ pub struct BrokerConfig {
     pub heartbeat: Duration,
     /// `timeouts.connect_ms`.
     pub connect_timeout: Duration,
-    /// `timeouts.confirm_ms`.
-    pub confirm_timeout: Duration,
     /// `timeouts.operation_ms`.
     pub operation_timeout: Duration,
     /// `prefetch`.

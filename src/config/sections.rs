@@ -121,7 +121,6 @@ fn broker(reader: &mut Reader) -> BrokerConfig {
             _ => Err("whole seconds in milliseconds, 1000-600000".to_owned()),
         }),
         connect_timeout: reader.millis("broker.timeouts.connect_ms", 100..=60_000),
-        confirm_timeout: reader.millis("broker.timeouts.confirm_ms", 100..=60_000),
         operation_timeout: reader.millis("broker.timeouts.operation_ms", 100..=60_000),
         prefetch: PrefetchConfig {
             high: reader.number("broker.prefetch.high", 1..=10_000),

@@ -33,6 +33,9 @@ impl Connection {
     /// Offers a pushed entry; `frame` is sent if it is the next one.
     pub(super) fn offer(&self, stream: &Stream, epoch: Epoch, entry: Offered<'_>, frame: &Frame) -> Verdict {
         let mut state = self.lock();
+        if state.phase == Phase::Ended {
+            return Verdict::Skip;
+        }
         let verdict = state.session.offer(stream, epoch, entry);
         if verdict == Verdict::Send && self.outlet.push(frame.clone()) == Flow::Full {
             state.session.congested();

@@ -64,16 +64,22 @@ impl Delivery {
                 note(&mut asked, &connection);
             }
         }
-        let shared = if slice == 0 { self.shared.positions() } else { Vec::new() };
-        shared.into_iter().for_each(|(stream, _)| {
-            asked.entry(stream).or_default();
-        });
+        let shared = self.shared.positions();
+        if slice == 0 {
+            shared.keys().for_each(|stream| {
+                asked.entry(stream.clone()).or_default();
+            });
+        }
         let mut streams: Vec<Stream> = asked.keys().cloned().collect();
         streams.sort_unstable();
         for group in streams.chunks(GROUP) {
             match self.inbox.heads(group).await {
                 Ok(heads) => {
                     for (stream, head) in group.iter().zip(heads) {
+                        let before = shared.get(stream).copied().unwrap_or_default();
+                        if stream.is_shared() {
+                            self.take_shared_head(stream, head.epoch, head.head, before);
+                        }
                         self.take_head(stream, head.epoch, head.head, &asked[stream]);
                     }
                 }
@@ -90,15 +96,14 @@ impl Delivery {
         head: Seq,
         before: &HashMap<ConnectionId, Seq>,
     ) {
-        if stream.is_shared() {
-            self.take_shared_head(stream, epoch, head);
-        }
+        let followed = stream.is_shared() && self.shared.holds(stream);
         let behind = |connection: &Arc<Connection>| {
             let before = before.get(&connection.id).copied().unwrap_or_default();
             // The node reads a shared stream's gap once for all; a session reads what it alone missed, and
             // each for itself what is of another life of the stream: whose floor its position is not.
-            let wait =
-                stream.is_shared() && connection.with_session(|session| session.is_live(stream, epoch));
+            let wait = followed
+                && head >= before
+                && connection.with_session(|session| session.is_live(stream, epoch));
             !wait && connection.with_session(|session| session.head(stream, epoch, head, before))
         };
         for connection in self.hub.readers(stream).into_iter().filter(behind) {

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::Delivery;
-use crate::domain::{DeviceId, NodeId, Stream, UnixMillis};
+use crate::domain::{DeviceId, NodeId, Seq, Stream, UnixMillis};
 use crate::routing::Local;
 use crate::session::{Offered, Verdict};
 use crate::wire::envelope::{EntryRef, Item};
@@ -78,6 +78,9 @@ impl Delivery {
             Item::Unstored { tail, recipients, .. } => self.give_unstored(&tail, &recipients),
             Item::Heads(heads) => {
                 for (stream, epoch, head) in heads {
+                    if stream.is_shared() {
+                        self.take_shared_head(&stream, epoch, head, Seq(0));
+                    }
                     self.take_head(&stream, epoch, head, &HashMap::new());
                 }
             }

@@ -5,12 +5,13 @@
 //! it says so by broadcast, again and again, and checks heads every second or so. When presence is back,
 //! or has forgotten this node, everything is announced again, *then* heads are checked.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Delivery;
@@ -21,6 +22,8 @@ use crate::wire::envelope::Item;
 
 /// How often marks are written: one pipeline each time.
 const FLUSH: Duration = Duration::from_millis(1_000);
+/// How many goodbyes wait for presence at most.
+const MAX_GOODBYES: usize = 100_000;
 /// How long goodbyes are gathered.
 const GATHER: Duration = Duration::from_millis(50);
 /// How often a blind node says so, and for how long it is believed.
@@ -36,8 +39,12 @@ pub(super) struct Keeper {
     gone: Mutex<Vec<Member>>,
     goodbyes: Notify,
     blind: AtomicBool,
+    /// How often presence has failed this node.
+    failures: AtomicU64,
     /// Announce everything again.
     all: AtomicBool,
+    /// Presence was left for good.
+    left: CancellationToken,
 }
 
 /// Why presence does not know a connection or topic of this node.
@@ -59,7 +66,9 @@ impl Keeper {
             gone: Mutex::default(),
             goodbyes: Notify::new(),
             blind: AtomicBool::new(false),
+            failures: AtomicU64::new(0),
             all: AtomicBool::new(false),
+            left: CancellationToken::new(),
         }
     }
 
@@ -70,7 +79,12 @@ impl Keeper {
 
     /// The connection has gone.
     pub(super) fn withdraw(&self, member: Member) {
-        self.gone.lock().unwrap_or_else(PoisonError::into_inner).push(member);
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        // More can gather only while presence is away; they run out by themselves.
+        if gone.len() < MAX_GOODBYES {
+            gone.push(member);
+        }
+        drop(gone);
         self.goodbyes.notify_one();
     }
 
@@ -98,6 +112,7 @@ impl Delivery {
             tokio::select! {
                 biased; // Only so that simulations replay.
                 () = self.cancel.cancelled() => return,
+                () = self.keeper.left.cancelled() => return,
                 () = tokio::time::sleep((self.settings.lease_ttl / 3).mul_f64(jitter)) => {}
             }
             let lease = self.keeper.lease(self.hub.len() as u64, self.is_draining());
@@ -125,6 +140,7 @@ impl Delivery {
             tokio::select! {
                 biased; // Only so that simulations replay.
                 () = self.cancel.cancelled() => return,
+                () = self.keeper.left.cancelled() => return,
                 () = tokio::time::sleep_until(due) => due = Instant::now() + pause(),
                 () = self.keeper.goodbyes.notified() => {
                     // A few more may close with it.
@@ -144,6 +160,8 @@ impl Delivery {
             } else if self.keeper.all.swap(false, Ordering::AcqRel) {
                 if self.announce_all().await {
                     self.check_heads_soon();
+                } else {
+                    self.go_blind(&"it forgot this node and does not take it anew");
                 }
             } else {
                 let topics = topics_at.elapsed() >= self.settings.presence_ttl / 4;
@@ -209,6 +227,7 @@ impl Delivery {
 
     /// This node cannot refresh its presence. Idempotent.
     pub(super) fn go_blind(self: &Arc<Self>, why: &dyn std::fmt::Display) {
+        self.keeper.failures.fetch_add(1, Ordering::AcqRel);
         if !self.keeper.blind.swap(true, Ordering::AcqRel) {
             self.metrics.blind.set(1);
             warn!(node.id = %self.node, error = %why, "presence is away: this node is blind, and checks heads often");
@@ -224,7 +243,9 @@ impl Delivery {
     }
 
     async fn try_to_see(self: &Arc<Self>) {
-        if !self.announce_all().await {
+        let failures = self.keeper.failures.load(Ordering::Acquire);
+        // Who registered and failed to be announced while this went on is in none of its batches.
+        if !self.announce_all().await || self.keeper.failures.load(Ordering::Acquire) != failures {
             return;
         }
         self.keeper.blind.store(false, Ordering::Release);
@@ -262,6 +283,8 @@ impl Delivery {
 
     /// At the end: takes everything back and gives the lease up. What fails runs out by itself.
     pub(super) async fn leave_presence(&self) {
+        // From now on nobody takes the lease or announces again.
+        self.keeper.left.cancel();
         let gone = Keeper::take(&self.keeper.gone);
         let left = self.presence.withdraw(&gone).await;
         let lease = self.keeper.lease(0, true);

@@ -94,11 +94,13 @@ impl Delivery {
         }
     }
 
-    /// Only one pong is awaited for acks: a pong does not say which ping it answers.
+    /// Only one ping is under way at a time: the pong of an earlier one would acknowledge what was sent after
+    /// it. A client that does not answer the first needs no second to be found silent.
     fn ping(&self, connection: &Arc<Connection>) {
-        if !connection.pinged.swap(true, Ordering::AcqRel) {
-            connection.with_session(crate::session::Session::ping);
+        if connection.pinged.swap(true, Ordering::AcqRel) {
+            return;
         }
+        connection.with_session(crate::session::Session::ping);
         connection.push(if connection.json_pings { server::ping() } else { Frame::ping() });
     }
 

@@ -50,7 +50,11 @@ impl Delivery {
     ) -> Result<(), (ErrorCode, String)> {
         let stream = Stream::Topic(topic.clone());
         self.may_subscribe(connection, topic, &stream)?;
-        connection.with_session(|session| session.follow(stream.clone()));
+        let followed_before = connection.with_session(|session| {
+            let before = session.follows(&stream);
+            session.follow(stream.clone());
+            before
+        });
         self.hub.follow(connection, topic);
         if let Err(error) = self.announce_topics(std::slice::from_ref(topic)).await {
             self.go_blind(&error);
@@ -64,7 +68,9 @@ impl Delivery {
         let opened = match self.opens.call(0, open).await {
             Ok(Ok(opened)) => opened,
             Ok(Err(_)) | Err(_) => {
-                self.unfollow(connection, topic);
+                if !followed_before {
+                    self.unfollow(connection, topic);
+                }
                 return Err((ErrorCode::Unavailable, "the inbox is not available".to_owned()));
             }
         };

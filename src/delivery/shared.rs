@@ -123,12 +123,13 @@ impl SharedStreams {
     }
 
     /// The streams that the node follows and where it stands in each.
-    pub(super) fn positions(&self) -> Vec<(Stream, Seq)> {
-        let streams = self.lock();
-        let mut positions: Vec<_> =
-            streams.iter().map(|(stream, shared)| (stream.clone(), shared.position)).collect();
-        positions.sort_unstable();
-        positions
+    pub(super) fn positions(&self) -> HashMap<Stream, Seq> {
+        self.lock().iter().map(|(stream, shared)| (stream.clone(), shared.position)).collect()
+    }
+
+    /// Whether the node follows the stream.
+    pub(super) fn holds(&self, stream: &Stream) -> bool {
+        self.lock().contains_key(stream)
     }
 
     /// A page from the tail, if it reaches back far enough and is of the same life of the stream: after a
@@ -216,14 +217,15 @@ impl Delivery {
         (in_order, read)
     }
 
-    /// The inbox says where a shared stream stands.
-    pub(super) fn take_shared_head(self: &Arc<Self>, stream: &Stream, epoch: Epoch, head: Seq) {
+    /// The inbox says where a shared stream stands; `before` is the node's position when it was asked (0 where
+    /// that is unknown). A head under it means that the stream began anew, whatever its epoch.
+    pub(super) fn take_shared_head(self: &Arc<Self>, stream: &Stream, epoch: Epoch, head: Seq, before: Seq) {
         let read = {
             let mut streams = self.shared.lock();
             let Some(shared) = streams.get_mut(stream) else {
                 return;
             };
-            if shared.epoch != epoch {
+            if shared.epoch != epoch || head < before {
                 *shared = Shared::new(epoch, head);
                 false
             } else {
@@ -324,6 +326,10 @@ impl Delivery {
             while let Some(next) = shared.early.remove(&shared.position.next()) {
                 shared.append(next.clone());
                 in_order.push(next);
+            }
+            if page.through >= page.head && shared.position == after {
+                // Nothing is there of what was said to exist: the next head check says what is true.
+                shared.known = shared.position;
             }
             let more = page.through < page.head || shared.known > shared.position;
             // Under the same lock, so that no arrival between here and there relies on this read.

@@ -213,10 +213,13 @@ impl Peer for Seat {
     }
 
     fn on_closed(&self, _how: Closed) {
-        let connection = self.0.connection();
-        *self.0.lock() = Stage::Ended;
-        if let Some(connection) = connection {
-            connection.on_closed();
+        // In one step, so that a connection that is made meanwhile sees the end.
+        let stage = std::mem::replace(&mut *self.0.lock(), Stage::Ended);
+        match stage {
+            Stage::Attaching { connection: Some(connection), .. } | Stage::Attached(connection) => {
+                connection.on_closed();
+            }
+            Stage::Attaching { connection: None, .. } | Stage::Hello(_) | Stage::Ended => {}
         }
     }
 

@@ -69,14 +69,14 @@ pub(super) async fn check_skew(presence: &dyn Presence) -> Result<()> {
 
 /// Takes the node's id: a dead namesake's lease is waited out, a living one's is refused.
 pub(super) async fn claim_id(presence: &dyn Presence, lease: &NodeLease, ttl: Duration) -> Result<()> {
-    let started = tokio::time::Instant::now();
+    let mut waited = false;
     loop {
         let held_for = match presence.lease(lease, ttl, true).await? {
             Lease::Kept | Lease::Renewed => return Ok(()),
             Lease::Held { remaining, .. } => remaining,
         };
-        // A dead namesake's lease has run out by now, so this one is refreshed by somebody.
-        if started.elapsed() >= ttl {
+        // A dead namesake's lease would have run out by now: somebody refreshes this one.
+        if waited {
             bail!(
                 "another node with id {:?} is running (it keeps its lease): give each node a node.id of its own",
                 lease.node.as_str()
@@ -84,6 +84,7 @@ pub(super) async fn claim_id(presence: &dyn Presence, lease: &NodeLease, ttl: Du
         }
         info!(node.id = %lease.node, "an earlier run's lease has {held_for:?} left: waiting for it to run out");
         tokio::time::sleep(held_for.min(ttl) + Duration::from_millis(50)).await;
+        waited = true;
     }
 }
 

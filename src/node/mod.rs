@@ -22,7 +22,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use hyper_util::service::TowerToHyperService;
 use rand::RngExt;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, watch as channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -120,8 +120,15 @@ impl Node {
         let presence = backends::presence(&config, &clock, &metrics).await?;
         backends::check_skew(presence.as_ref()).await?;
         backends::claim_id(presence.as_ref(), &lease, config.node.lease_ttl).await?;
-        let (broker, inlets) =
-            backends::broker(&config, &lease.boot, &clock, &metrics, &tracker, &cancel).await?;
+        let connected = backends::broker(&config, &lease.boot, &clock, &metrics, &tracker, &cancel).await;
+        let (broker, inlets) = match connected {
+            Ok(connected) => connected,
+            Err(error) => {
+                // So that the next try does not have to wait for this one's lease; what fails runs out.
+                let _ = presence.release(&lease.node, &lease.boot).await;
+                return Err(error);
+            }
+        };
 
         let router = Arc::new(Router::new(
             config.node.id.clone(),
@@ -208,8 +215,8 @@ impl Node {
                 Box::new(move || drain.notify_one())
             },
         });
-        node.serve_clients(clients, &state, presence.clone(), tokens);
-        node.serve_operators(operators, state);
+        node.serve_clients(accept::listen(clients)?, &state, presence.clone(), tokens);
+        node.serve_operators(accept::listen(operators)?, state);
         node.start_watching(presence);
         Ok(node)
     }
@@ -309,7 +316,7 @@ impl Node {
     }
 }
 
-fn bind(key: &str, address: SocketAddr) -> Result<TcpListener> {
+fn bind(key: &str, address: SocketAddr) -> Result<TcpSocket> {
     accept::bind(address)
         .with_context(|| format!("cannot listen on {address}: change {key} or free the port"))
 }

@@ -61,14 +61,14 @@ impl Pipeline {
 
     /// Only after the commit: who registers later than this lookup finds the entry in the inbox.
     async fn locate(&self, jobs: &[Job], appended: &[Result<Appended, InboxError>]) -> Vec<Whereabouts> {
-        const NOBODY: &[Recipient] = &[];
-        let wanted = |(job, appended): (&'_ Job, &Result<Appended, InboxError>)| match appended {
-            Ok(Appended::Stored(_) | Appended::Replayed(_)) => job.recipients.clone(),
-            Ok(Appended::KeyReused) | Err(_) => NOBODY.to_vec(),
-        };
-        let recipients: Vec<Vec<Recipient>> = jobs.iter().zip(appended).map(wanted).collect();
-        let slices: Vec<&[Recipient]> = recipients.iter().map(Vec::as_slice).collect();
-        self.router.locate(&slices).await
+        let mut recipients: Vec<&[Recipient]> = Vec::with_capacity(jobs.len());
+        for (job, appended) in jobs.iter().zip(appended) {
+            recipients.push(match appended {
+                Ok(Appended::Stored(_) | Appended::Replayed(_)) => &job.recipients,
+                Ok(Appended::KeyReused) | Err(_) => &[],
+            });
+        }
+        self.router.locate(&recipients).await
     }
 
     fn stored(

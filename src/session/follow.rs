@@ -71,6 +71,8 @@ pub(super) struct Follow {
     position: Seq,
     /// The highest seq offered while not live, and the epoch it was offered in.
     offered: Option<(Epoch, Seq)>,
+    /// What was offered and not in the last whole page.
+    missed: Option<(Epoch, Seq)>,
     acked: Seq,
     /// Up to here the client has entries that it may not have acknowledged.
     resumed: Seq,
@@ -99,6 +101,7 @@ impl Follow {
             reading: false,
             position: Seq(0),
             offered: None,
+            missed: None,
             acked: Seq(0),
             resumed: Seq(0),
             mark: Seq(0),
@@ -278,9 +281,16 @@ impl Follow {
 
     /// After a whole page: live if nothing is known to be missing, else the answer is to read again.
     fn finish(&mut self, page: PageView<'_>, act: &mut impl FnMut(Step) -> Flow) -> bool {
-        if page.through < page.head || self.is_owed() {
+        if page.through < page.head {
             return true;
         }
+        // The page's snapshot may be older than the offer: one read that begins after it tells. What that does
+        // not bring was never committed here.
+        if self.is_owed() && self.missed != self.offered {
+            self.missed = self.offered;
+            return true;
+        }
+        self.missed = None;
         if self.phase != Phase::Gap {
             act(Step::CaughtUp(self.position));
         }

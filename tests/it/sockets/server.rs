@@ -61,7 +61,8 @@ impl Server {
             async move { decide(handshake, events, opened) }
         };
         let routes = warp::get().and(upgrade(sockets.clone(), hook));
-        let listener = accept::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+        let listener =
+            accept::bind(([127, 0, 0, 1], 0).into()).and_then(accept::listen).expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         tracker.spawn(accept::serve(
             listener,
