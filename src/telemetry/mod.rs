@@ -32,8 +32,8 @@ pub enum TelemetryError {
 /// # Errors
 /// [`TelemetryError`] if the directives are malformed or logging has been started before.
 pub fn start(directives: &str, format: Format) -> Result<(), TelemetryError> {
-    // lapin's warnings show returned messages with their payload, and it calls every end of a connection an
-    // error; what matters of it is logged by the broker.
+    // lapin's warnings show returned messages with their payload, and its errors are told again, as what
+    // to change, by whoever called it: a refused start is one line.
     let filter = EnvFilter::builder().parse(directives)?.add_directive("lapin=off".parse()?);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {

@@ -4,6 +4,7 @@
 #[expect(dead_code, reason = "it speaks the whole protocol; tests look at what they are about")]
 mod support;
 
+mod attach;
 mod auth;
 mod cli;
 mod cluster;
@@ -13,7 +14,10 @@ mod deploy;
 mod docs;
 mod faults;
 mod http;
+mod presence;
 mod sim;
 mod sockets;
+mod start;
+mod survival;
 mod tidy;
 mod topology;

@@ -124,12 +124,22 @@ impl TestClient {
     /// # Errors
     /// As the library tells it: [`Error::Http`] holds a refusal's status and body.
     pub async fn dial(url: &str, token: &str) -> Result<Self, Error> {
-        let mut request = url.into_client_request()?;
-        let headers = request.headers_mut();
-        headers.insert("sec-websocket-protocol", "fanfare.v1".parse().expect("a header"));
         let bearer = format!("Bearer {token}");
-        headers.insert("authorization", bearer.parse().expect("tokens are visible ASCII"));
-        let (socket, _) = connect_async(request).await?;
+        Self::dial_with(url, &[("sec-websocket-protocol", "fanfare.v1"), ("authorization", &bearer)]).await
+    }
+
+    /// Connects with these headers and no others of ours.
+    ///
+    /// # Errors
+    /// As [`Self::dial`].
+    pub async fn dial_with(url: &str, headers: &[(&'static str, &str)]) -> Result<Self, Error> {
+        let mut request = url.into_client_request()?;
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().expect("tokens are visible ASCII"));
+        }
+        // Boxed: several of these in one test's future are too much for a thread's stack.
+        let connecting = Box::pin(connect_async(request));
+        let (socket, _) = within(DEADLINE, "the upgrade", connecting).await?;
         Ok(Self { socket })
     }
 
