@@ -255,3 +255,21 @@ fn give_page(
         Flow::Open
     });
 }
+
+#[test]
+fn an_offer_that_no_read_can_find_is_not_read_for_ever() {
+    let mut session = live_at(5);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(9)), Verdict::Read);
+    session.begin_read(&stream()).expect("a gap is read");
+    assert!(steps(&mut session, view(5, &[], 5, 5)).1, "the snapshot may be older than the offer");
+    session.begin_read(&stream()).expect("once more");
+    assert!(!steps(&mut session, view(5, &[], 5, 5)).1, "this one is not");
+    assert_eq!(session.offer(&stream(), EPOCH, entry(6)), Verdict::Send);
+}
+
+#[test]
+fn a_session_is_live_only_in_the_epoch_that_it_is_in() {
+    let session = live_at(5);
+    assert!(session.is_live(&stream(), EPOCH));
+    assert!(!session.is_live(&stream(), Epoch(4)));
+}
