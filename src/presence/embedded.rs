@@ -26,7 +26,8 @@ pub struct EmbeddedPresence {
 /// Everything with its deadline; alive is what has a deadline after now.
 #[derive(Debug, Default)]
 struct Store {
-    users: HashMap<UserId, HashMap<Member, UnixMillis>>,
+    /// Each user's members, in order. A list, not a map: most have one, and a map for one is four times as large.
+    users: HashMap<UserId, Vec<(Member, UnixMillis)>>,
     topics: HashMap<TopicName, BTreeMap<NodeId, UnixMillis>>,
     leases: BTreeMap<NodeId, (NodeLease, UnixMillis)>,
     tickets: HashMap<String, (String, UnixMillis)>,
@@ -64,7 +65,7 @@ impl EmbeddedPresence {
 impl Store {
     fn sweep(&mut self, now: UnixMillis) {
         self.users.retain(|_, members| {
-            members.retain(|_, deadline| *deadline > now);
+            members.retain(|(_, deadline)| *deadline > now);
             !members.is_empty()
         });
         self.topics.retain(|_, nodes| {
@@ -79,7 +80,15 @@ impl Store {
     fn write_members(&mut self, members: &[Member], deadline: UnixMillis) {
         for member in members {
             let known = self.users.entry(member.user.clone()).or_default();
-            known.insert(member.clone(), deadline);
+            match place(known, member) {
+                Ok(at) => known[at].1 = deadline,
+                Err(at) => {
+                    if known.is_empty() {
+                        known.reserve_exact(1);
+                    }
+                    known.insert(at, (member.clone(), deadline));
+                }
+            }
         }
     }
 
@@ -92,10 +101,8 @@ impl Store {
 
     fn live(&self, user: &UserId, now: UnixMillis) -> Vec<Member> {
         let known = self.users.get(user).into_iter().flatten();
-        let live = known.filter(|(_, deadline)| **deadline > now);
-        let mut live: Vec<Member> = live.map(|(member, _)| member.clone()).collect();
-        live.sort_by(Member::in_order);
-        live
+        let live = known.filter(|(_, deadline)| *deadline > now);
+        live.map(|(member, _)| member.clone()).collect()
     }
 
     fn readers(&self, topic: &TopicName, now: UnixMillis) -> BTreeSet<NodeId> {
@@ -103,6 +110,12 @@ impl Store {
         let live = known.filter(|(_, deadline)| **deadline > now);
         live.map(|(node, _)| node.clone()).collect()
     }
+}
+
+/// Where a member is in a user's list, or where it belongs. A new connection has the greatest id of its
+/// node, so it mostly belongs at the end.
+fn place(known: &[(Member, UnixMillis)], member: &Member) -> Result<usize, usize> {
+    known.binary_search_by(|(other, _)| other.in_order(member))
 }
 
 #[async_trait]
@@ -179,7 +192,9 @@ impl Presence for EmbeddedPresence {
             let Some(known) = store.users.get_mut(&member.user) else {
                 continue;
             };
-            known.remove(member);
+            if let Ok(at) = place(known, member) {
+                known.remove(at);
+            }
             if known.is_empty() {
                 store.users.remove(&member.user);
             }

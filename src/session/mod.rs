@@ -145,6 +145,10 @@ impl Session {
     /// [`Session::open`] and a page.
     pub fn follow(&mut self, stream: Stream) {
         if self.follow_of(&stream).is_none() {
+            // Most connections follow their user's stream and everyone, and room for more would double a session.
+            if self.follows.is_empty() {
+                self.follows.reserve_exact(2);
+            }
             self.follows.push(Follow::new(stream));
         }
     }
