@@ -221,16 +221,6 @@ impl Node {
         Ok(node)
     }
 
-    /// Where clients and publishers find it.
-    pub fn http_address(&self) -> SocketAddr {
-        self.http
-    }
-
-    /// Where operators find it.
-    pub fn admin_address(&self) -> SocketAddr {
-        self.admin
-    }
-
     fn serve_clients(
         &self,
         listener: TcpListener,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::domain::{ConnectionId, DeviceId, NodeId, TopicName, UnixMillis, UserId};
+use crate::domain::{ConnectionId, DeviceId, NodeId, TopicName, UserId};
 
 pub mod embedded;
 pub mod redis;
@@ -176,15 +176,4 @@ pub trait Presence: Send + Sync {
 
     /// Takes a secret out: only one caller in the cluster gets it.
     async fn take_ticket(&self, ticket: &str) -> Result<Option<String>, PresenceError>;
-}
-
-/// A user's presence as publishers see it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// Who.
-    pub user: UserId,
-    /// The live connections.
-    pub members: Vec<Member>,
-    /// When last seen, if known.
-    pub last_seen: Option<UnixMillis>,
 }

@@ -123,7 +123,6 @@ impl PublishError {
 /// Takes notifications in.
 pub struct Publishing {
     settings: Settings,
-    inbox: Arc<dyn Inbox>,
     router: Arc<Router>,
     clock: Clock,
     metrics: PublishMetrics,
@@ -143,11 +142,7 @@ impl Publishing {
         tracker: &TaskTracker,
         cancel: &CancellationToken,
     ) -> Arc<Self> {
-        let pipeline = Arc::new(Pipeline {
-            inbox: Arc::clone(&inbox),
-            router: Arc::clone(&router),
-            metrics: metrics.clone(),
-        });
+        let pipeline = Arc::new(Pipeline { inbox, router: Arc::clone(&router), metrics: metrics.clone() });
         let start = |workers| {
             let (pipeline, tracker_of_tails) = (Arc::clone(&pipeline), tracker.clone());
             let shape = Shape { lanes: 3, bound: settings.queue, group: settings.group, workers };
@@ -158,16 +153,7 @@ impl Publishing {
         };
         // Shared streams apart: their counters are contended, and nobody's own stream should wait for them.
         let (commits, shared_commits) = (start(settings.workers), start(1));
-        Arc::new(Self {
-            settings,
-            inbox,
-            router,
-            clock,
-            metrics,
-            tracker: tracker.clone(),
-            commits,
-            shared_commits,
-        })
+        Arc::new(Self { settings, router, clock, metrics, tracker: tracker.clone(), commits, shared_commits })
     }
 
     /// Publishes. Runs to its end in a task of its own, so dropping the future stops nothing half-way.
@@ -257,11 +243,6 @@ impl Publishing {
     fn accept(&self, publication: &Publication) -> Result<crate::domain::Notification, Refused> {
         let now = self.clock.now();
         accept(publication, NotificationId::new(now, self.clock.random()), now, &self.settings.limits)
-    }
-
-    /// The inbox, for those who watch its health.
-    pub fn inbox(&self) -> &Arc<dyn Inbox> {
-        &self.inbox
     }
 }
 
