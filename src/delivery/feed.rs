@@ -3,7 +3,7 @@
 
 use super::connection::{Connection, Phase};
 use crate::domain::{DeviceId, Epoch, Stream, UnixMillis};
-use crate::inbox::Page;
+use crate::inbox::{Content, Page};
 use crate::session::{Flow, Offered, PageView, ReadFrom, Session, Step, Verdict};
 use crate::wire::{Frame, Tail, server};
 
@@ -89,7 +89,7 @@ impl Connection {
                 seq: entry.seq,
                 device: entry.device.as_ref(),
                 expired: offered(entry),
-                bytes: entry.json.len(),
+                bytes: entry.content.len(),
             })
             .collect();
         let view = PageView {
@@ -105,7 +105,12 @@ impl Connection {
             Step::Send(index) => {
                 sent += 1;
                 let entry = &page.entries[index];
-                self.outlet.push(server::notification(stream, Some(entry.seq), &Tail::of(&entry.json)))
+                match &entry.content {
+                    Content::Notification { json, .. } => {
+                        self.outlet.push(server::notification(stream, Some(entry.seq), &Tail::of(json)))
+                    }
+                    Content::Cancelled(_) => Flow::Open,
+                }
             }
             Step::Gap { epoch, from, to } => self.outlet.push(server::gap(stream, epoch, from, to)),
             Step::CaughtUp(through) => self.outlet.push(server::caught_up(stream, through)),

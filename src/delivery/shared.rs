@@ -10,7 +10,7 @@ use tracing::debug;
 
 use super::Delivery;
 use crate::domain::{Epoch, Seq, Stream, TopicName, UnixMillis};
-use crate::inbox::{Audience, Entry, Page, Read};
+use crate::inbox::{Audience, Content, Entry, Page, Read};
 use crate::metrics::delivery::ReadLabels;
 use crate::session::ReadFrom;
 use crate::wire::Tail;
@@ -92,7 +92,10 @@ impl Shared {
                 device: None,
                 expires_at: arrived.expires_at,
                 // Without the brace that ends the frame.
-                json: arrived.tail.0.slice(..arrived.tail.len() - 1),
+                content: Content::Notification {
+                    json: arrived.tail.0.slice(..arrived.tail.len() - 1),
+                    is_read: false,
+                },
             });
         }
         Some(Page { epoch: self.epoch, floor: Seq(0), head: self.position, through, entries })
@@ -306,8 +309,9 @@ impl Delivery {
                     seq: entry.seq,
                     device: entry.device,
                 };
+                let Content::Notification { json, .. } = &entry.content else { continue };
                 let arrived =
-                    Arrived { tail: Tail::of(&entry.json), expires_at: entry.expires_at, entry: reference };
+                    Arrived { tail: Tail::of(json), expires_at: entry.expires_at, entry: reference };
                 if shared.position.next() != arrived.entry.seq {
                     // A hole (expired): sessions pass it by a read of their own, so the tail starts anew.
                     shared.tail.clear();

@@ -217,6 +217,7 @@ fn start(request: &Open, found: &Found) -> Opened {
         gap_from,
         unread: if is_own { found.unread } else { 0 },
         version: if is_own { found.head.0 } else { 0 },
+        reads: 0,
     }
 }
 

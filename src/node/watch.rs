@@ -13,7 +13,7 @@ use super::Node;
 use crate::broker::{Broker, Health};
 use crate::delivery::Delivery;
 use crate::http::Check;
-use crate::inbox::Inbox;
+use crate::inbox::{Inbox, OutOfDate};
 use crate::presence::Presence;
 
 /// How often the inbox is asked whether it is there.
@@ -137,9 +137,10 @@ impl Watcher {
 
     async fn sweep(&self) {
         let now = self.clock.now();
-        let keys_before = crate::domain::UnixMillis(now.0.saturating_sub(self.keys_live.as_millis() as u64));
+        let keys = crate::domain::UnixMillis(now.0.saturating_sub(self.keys_live.as_millis() as u64));
+        let before = OutOfDate { keys, expired: now, devices: crate::domain::UnixMillis(0) };
         for _ in 0..SWEEPS {
-            match self.inbox.sweep(now, keys_before, SWEEP_ROWS).await {
+            match self.inbox.sweep(&before, SWEEP_ROWS).await {
                 Ok(0) => return,
                 Ok(rows) => debug!(rows, "out-of-date rows were removed"),
                 Err(error) => {

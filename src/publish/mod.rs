@@ -219,7 +219,14 @@ impl Publishing {
             key,
             request_hash: Sha256::digest(&request.json).into(),
         });
-        let job = Job { notification: self.accept(publication)?, recipients, idempotency };
+        let job = Job {
+            notification: self.accept(publication)?,
+            recipients,
+            publisher: request.publisher.id.clone(),
+            idempotency,
+            collapse_key: publication.collapse_key.clone(),
+            scheduled: false,
+        };
         let (recipients, keyed) = (count(&job.recipients), job.idempotency.is_some());
         let shared = job.recipients.iter().any(|recipient| recipient.stream.is_shared());
         let commits = if shared { &self.shared_commits } else { &self.commits };
@@ -235,6 +242,7 @@ impl Publishing {
                 Ok(Accepted { id, recipients, online, how: How::Replayed })
             }
             Ok(Committed::KeyReused) => Err(PublishError::KeyReused),
+            Ok(Committed::NotScheduled) => Err(PublishError::Unavailable(None)),
             Err(InboxError::Timeout(_)) if keyed => Err(PublishError::KeyInProgress),
             Err(error) => Err(PublishError::Unavailable(Some(error))),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::domain::{Notification, NotificationId, Recipient, Stream};
+use crate::domain::{Notification, NotificationId, PublisherId, Recipient, Stream};
 use crate::inbox::{Append, Appended, FirstAnswer, Idempotency, Inbox, InboxError, Place};
 use crate::metrics::publish::PublishMetrics;
 use crate::routing::{Router, Whereabouts};
@@ -16,15 +16,27 @@ use crate::wire::Tail;
 pub(super) struct Job {
     pub(super) notification: Notification,
     pub(super) recipients: Vec<Recipient>,
+    pub(super) publisher: PublisherId,
     pub(super) idempotency: Option<Idempotency>,
+    pub(super) collapse_key: Option<String>,
+    /// It was scheduled, and its time has come.
+    pub(super) scheduled: bool,
 }
 
 /// What became of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Committed {
-    Stored { id: NotificationId, online: Option<u32> },
-    Replayed { id: NotificationId, online: Option<u32> },
+    Stored {
+        id: NotificationId,
+        online: Option<u32>,
+    },
+    Replayed {
+        id: NotificationId,
+        online: Option<u32>,
+    },
     KeyReused,
+    /// Its schedule has ended meanwhile.
+    NotScheduled,
 }
 
 /// Carries groups.
@@ -43,7 +55,10 @@ impl Pipeline {
         let appends = jobs.iter().map(|job| Append {
             notification: job.notification.clone(),
             recipients: job.recipients.clone(),
+            publisher: job.publisher.clone(),
             idempotency: job.idempotency.clone(),
+            collapse_key: job.collapse_key.clone(),
+            scheduled: job.scheduled,
         });
         let appended = self.inbox.append(appends.collect()).await;
         let located = self.locate(&jobs, &appended).await;
@@ -53,6 +68,7 @@ impl Pipeline {
                 Ok(Appended::Stored(places)) => Ok(self.stored(job, &places, &whereabouts, tracker)),
                 Ok(Appended::Replayed(first)) => Ok(self.replayed(&job, &first, &whereabouts, tracker)),
                 Ok(Appended::KeyReused) => Ok(Committed::KeyReused),
+                Ok(Appended::NotScheduled) => Ok(Committed::NotScheduled),
                 Err(error) => Err(error),
             });
         }
@@ -65,7 +81,7 @@ impl Pipeline {
         for (job, appended) in jobs.iter().zip(appended) {
             recipients.push(match appended {
                 Ok(Appended::Stored(_) | Appended::Replayed(_)) => &job.recipients,
-                Ok(Appended::KeyReused) | Err(_) => &[],
+                Ok(Appended::KeyReused | Appended::NotScheduled) | Err(_) => &[],
             });
         }
         self.router.locate(&recipients).await
@@ -79,7 +95,7 @@ impl Pipeline {
         tracker: &TaskTracker,
     ) -> Committed {
         self.metrics.entries.inc_by(places.len() as u64);
-        let Job { notification, recipients, idempotency } = job;
+        let Job { notification, recipients, idempotency, .. } = job;
         let tail = Tail::of(&notification.json);
         self.router.send_stored(&tail, notification.expires_at, &recipients, places, whereabouts);
         let online = whereabouts.online(&recipients);

@@ -6,6 +6,10 @@
 
 mod append;
 mod connect;
+mod outbox;
+mod reads;
+mod receipts;
+mod schedules;
 mod start;
 mod streams;
 mod upkeep;

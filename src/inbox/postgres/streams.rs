@@ -11,7 +11,7 @@ use crate::domain::{DeviceId, Seq, Stream, UnixMillis};
 use crate::inbox::failure::Failure;
 use crate::inbox::page::{self, Found};
 use crate::inbox::{
-    Audience, Cursor, Entry, Head, InboxError, Open, Opened, Page, Read, Streams, cursors, start,
+    Audience, Content, Cursor, Entry, Head, InboxError, Open, Opened, Page, Read, Streams, cursors, start,
 };
 
 /// One statement, so one snapshot: no entry above the head, none below it that is missing. The
@@ -112,7 +112,7 @@ impl PostgresInbox {
                 lease.end(result).map_err(|error| self.failure(error))
             })
             .await?;
-        let head = |(epoch, head)| Head { epoch: epoch_of(epoch), head: Seq::from_i64(head) };
+        let head = |(epoch, head)| Head { epoch: epoch_of(epoch), head: Seq::from_i64(head), reads: 0 };
         Ok(rows.into_iter().map(head).collect())
     }
 
@@ -182,7 +182,10 @@ fn entry(row: &PgRow) -> Result<Option<Entry>, sqlx::Error> {
             .transpose()
             .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         expires_at: expires_at.map(UnixMillis::from_i64),
-        json: Bytes::from(row.try_get::<Vec<u8>, _>("json")?),
+        content: Content::Notification {
+            json: Bytes::from(row.try_get::<Vec<u8>, _>("json")?),
+            is_read: false,
+        },
     }))
 }
 

@@ -12,7 +12,7 @@ use crate::domain::{DeviceId, Seq, Stream, UnixMillis};
 use crate::inbox::failure::Failure;
 use crate::inbox::page::{self, Found};
 use crate::inbox::{
-    Audience, Cursor, Entry, Head, InboxError, Open, Opened, Page, Read, Streams, cursors, start,
+    Audience, Content, Cursor, Entry, Head, InboxError, Open, Opened, Page, Read, Streams, cursors, start,
 };
 
 /// One statement, so one snapshot. ?1 stream, ?2 after, ?3 whether for all devices, ?4 device,
@@ -73,7 +73,7 @@ impl SqliteInbox {
             found.map_err(|error| self.failure(error))
         };
         let found = self.calls.within("heads", work).await?;
-        let head = |(epoch, head)| Head { epoch: epoch_of(epoch), head: Seq::from_i64(head) };
+        let head = |(epoch, head)| Head { epoch: epoch_of(epoch), head: Seq::from_i64(head), reads: 0 };
         Ok(found.into_iter().map(head).collect())
     }
 
@@ -128,7 +128,7 @@ async fn find(
             None => page.insert(standing(&row)?),
         };
         let Some(entry) = entry(&row)? else { break };
-        bytes = bytes.saturating_add(entry.json.len());
+        bytes = bytes.saturating_add(entry.content.len());
         found.entries.push(entry);
         // One more than fits was kept, so the page knows that it is cut.
         if bytes > request.max_bytes && found.entries.len() > 1 {
@@ -160,7 +160,10 @@ fn entry(row: &SqliteRow) -> Result<Option<Entry>, sqlx::Error> {
             .transpose()
             .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         expires_at: expires_at.map(UnixMillis::from_i64),
-        json: Bytes::from(row.try_get::<Vec<u8>, _>("json")?),
+        content: Content::Notification {
+            json: Bytes::from(row.try_get::<Vec<u8>, _>("json")?),
+            is_read: false,
+        },
     }))
 }
 

@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use serde_json::json;
 
 use super::{SqliteInbox, rows};
-use crate::domain::{UnixMillis, UserId};
+use crate::domain::{DeviceId, Stream, UnixMillis, UserId};
 use crate::inbox::failure::Failure;
-use crate::inbox::{InboxError, Upkeep, cursors};
+use crate::inbox::{Erased, InboxError, OutOfDate, Upkeep, cursors};
 
 /// Writes, so that a full disk or a read-only file is noticed.
 const CHECK: &str = "update store set epoch = epoch";
@@ -102,9 +102,41 @@ impl Upkeep for SqliteInbox {
         found.map(|times| times.into_iter().map(time).collect()).map_err(|failure| failure.to_error())
     }
 
-    async fn sweep(&self, now: UnixMillis, keys_before: UnixMillis, limit: u32) -> Result<u64, InboxError> {
-        let swept = self.sweep_all(now, keys_before, limit).await;
+    async fn sweep(&self, before: &OutOfDate, limit: u32) -> Result<u64, InboxError> {
+        let swept = self.sweep_all(before.expired, before.keys, limit).await;
         swept.map_err(|failure| failure.to_error())
+    }
+
+    async fn expire(&self, _: UnixMillis, _: u32) -> Result<u64, InboxError> {
+        unimplemented!("expire")
+    }
+
+    async fn retain_by_age(&self, _: UnixMillis, _: u32) -> Result<u64, InboxError> {
+        unimplemented!("retain_by_age")
+    }
+
+    async fn retain_by_count(&self, _: &[Stream], _: u64) -> Result<u64, InboxError> {
+        unimplemented!("retain_by_count")
+    }
+
+    async fn overfull(&self, _: u64, _: u32) -> Result<Vec<Stream>, InboxError> {
+        unimplemented!("overfull")
+    }
+
+    async fn look_for_undelivered(&self, _: UnixMillis, _: u32) -> Result<u64, InboxError> {
+        unimplemented!("look_for_undelivered")
+    }
+
+    async fn remove_device(&self, _: &UserId, _: &DeviceId) -> Result<bool, InboxError> {
+        unimplemented!("remove_device")
+    }
+
+    async fn used(&self, _: &[(UserId, DeviceId)], _: UnixMillis) -> Result<(), InboxError> {
+        unimplemented!("used")
+    }
+
+    async fn erase(&self, _: &UserId) -> Result<Erased, InboxError> {
+        unimplemented!("erase")
     }
 
     async fn close(&self) {

@@ -260,6 +260,8 @@ async fn open_inbox(folder: &TempDir, clock: &Clock, metrics: &Metrics) -> Sqlit
         max_connections: 4,
         timeout: Duration::from_secs(10),
         max_devices: 32,
+        receipt_events: false,
+        undelivered_after: None,
     };
     inbox::migrate(&settings.url).await.expect("tables are made");
     SqliteInbox::open(&settings, clock.clone(), metrics.inbox.clone()).await.expect("the file opens")
