@@ -1,7 +1,7 @@
 //! Dead letters: ingress messages that were refused for good, as operators see and settle them.
 //!
 //! Owns the contract. A letter stays until somebody requeues or deletes it, whatever dies. Ids are stable: the same letter
-//! has the same id on every node, after a restart, and when it was requeued and failed again. Order is that of arrival.
+//! has the same id on every node, after a restart, and when it was requeued and failed again. Order is that of the last failure.
 //! Looking at letters never changes them; two nodes never look at the same time.
 
 use async_trait::async_trait;
@@ -50,7 +50,7 @@ pub struct DeadLetters {
 /// Why nothing was done with a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeadLetterError {
-    /// There is none of that id among those that are looked through (the oldest 10 000).
+    /// There is none of that id among those that are looked through (10 000).
     #[error("there is no dead letter {0}")]
     Unknown(String),
     /// The broker is away or blocked, or went away meanwhile. A requeued letter may be there twice then.
@@ -64,8 +64,8 @@ pub enum DeadLetterError {
     NotRequeued(String),
 }
 
-/// Where dead letters are kept. Any number may call at once; they take turns. Each call ends within ten seconds and a
-/// little, however the broker is.
+/// Where dead letters are kept. Any number may call at once; they take turns. Each call ends within fifteen seconds,
+/// however the broker is.
 #[async_trait]
 pub trait Graveyard: Send + Sync {
     /// At most `limit` letters (1 to 1000), from the oldest, or from the one behind `after`.

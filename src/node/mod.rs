@@ -61,8 +61,6 @@ const PUBLISH_QUEUE: usize = 10_000;
 /// How many notifications are committed together, and how many such groups are in flight.
 const COMMIT_GROUP: usize = 64;
 const COMMIT_WORKERS: usize = 2;
-/// How many ingress messages are under way.
-const INGRESS_CONCURRENT: usize = 512;
 /// How long tokens of the demo page last.
 const DEMO_TOKEN_TTL: Duration = Duration::from_secs(3_600);
 
@@ -121,7 +119,7 @@ impl Node {
         backends::check_skew(presence.as_ref()).await?;
         backends::claim_id(presence.as_ref(), &lease, config.node.lease_ttl).await?;
         let connected = backends::broker(&config, &lease.boot, &clock, &metrics, &tracker, &cancel).await;
-        let (broker, inlets) = match connected {
+        let (broker, graveyard, inlets) = match connected {
             Ok(connected) => connected,
             Err(error) => {
                 // So that the next try does not have to wait for this one's lease; what fails runs out.
@@ -174,7 +172,6 @@ impl Node {
             Arc::clone(&publishing),
             Arc::clone(&publishers),
             ingress,
-            INGRESS_CONCURRENT,
             tracker.clone(),
             cancel.clone(),
         ));
@@ -203,6 +200,7 @@ impl Node {
             publishing,
             delivery,
             presence: Arc::clone(&presence),
+            graveyard,
             inbox,
             publishers,
             tokens: Arc::clone(&tokens),

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::Publisher;
 use crate::batch::{BatchError, Batcher, Shape};
 use crate::clock::Clock;
-use crate::domain::{NotificationId, Publication, Stream, Ttl};
+use crate::domain::{NotificationId, Priority, Publication, Stream, Ttl};
 use crate::inbox::{Idempotency, Inbox, InboxError};
 use crate::metrics::publish::{PublishLabels, PublishMetrics};
 use crate::routing::Router;
@@ -129,6 +129,7 @@ pub struct Publishing {
     tracker: TaskTracker,
     commits: Batcher<Job, Result<Committed, InboxError>>,
     shared_commits: Batcher<Job, Result<Committed, InboxError>>,
+    low_commits: Batcher<Job, Result<Committed, InboxError>>,
 }
 
 impl Publishing {
@@ -152,8 +153,10 @@ impl Publishing {
             })
         };
         // Shared streams apart: their counters are contended, and nobody's own stream should wait for them.
-        let (commits, shared_commits) = (start(settings.workers), start(1));
-        Arc::new(Self { settings, router, clock, metrics, tracker: tracker.clone(), commits, shared_commits })
+        // What may wait apart, too: however much of it there is, nothing else waits for a group of it.
+        let (commits, shared_commits, low_commits) = (start(settings.workers), start(1), start(1));
+        let tracker = tracker.clone();
+        Arc::new(Self { settings, router, clock, metrics, tracker, commits, shared_commits, low_commits })
     }
 
     /// Publishes. Runs to its end in a task of its own, so dropping the future stops nothing half-way.
@@ -161,8 +164,28 @@ impl Publishing {
     /// # Errors
     /// [`PublishError`] says what to change or that a retry may help.
     pub async fn publish(self: &Arc<Self>, request: Request) -> Result<Accepted, PublishError> {
+        self.publish_as(None, request).await
+    }
+
+    /// Publishes what came by an ingress lane: the lane decides what it waits behind, whatever priority its JSON has.
+    ///
+    /// # Errors
+    /// As [`Publishing::publish`].
+    pub async fn publish_by(
+        self: &Arc<Self>,
+        lane: Priority,
+        request: Request,
+    ) -> Result<Accepted, PublishError> {
+        self.publish_as(Some(lane), request).await
+    }
+
+    async fn publish_as(
+        self: &Arc<Self>,
+        lane: Option<Priority>,
+        request: Request,
+    ) -> Result<Accepted, PublishError> {
         let (publishing, source) = (Arc::clone(self), request.source);
-        let task = self.tracker.spawn(async move { publishing.run(request).await });
+        let task = self.tracker.spawn(async move { publishing.run(lane, request).await });
         let result = task.await.unwrap_or(Err(PublishError::Unavailable(None)));
         let outcome = match &result {
             Ok(Accepted { how: How::Stored, .. }) => "accepted",
@@ -174,7 +197,7 @@ impl Publishing {
         result
     }
 
-    async fn run(&self, request: Request) -> Result<Accepted, PublishError> {
+    async fn run(&self, lane: Option<Priority>, request: Request) -> Result<Accepted, PublishError> {
         let mut publication = parse(&request.json, &self.settings.limits)?;
         if let (Ttl::UntilRetention, Some(ttl)) = (publication.ttl, request.default_ttl) {
             publication.ttl = self.within_limit(ttl)?;
@@ -183,7 +206,7 @@ impl Publishing {
         may.map_err(|forbidden| PublishError::Forbidden(forbidden.to_string()))?;
         match publication.ttl {
             Ttl::NowOrNever => self.send(&publication).await,
-            _ => self.store(&publication, request).await,
+            _ => self.store(lane, &publication, request).await,
         }
     }
 
@@ -211,8 +234,14 @@ impl Publishing {
         })
     }
 
-    async fn store(&self, publication: &Publication, request: Request) -> Result<Accepted, PublishError> {
+    async fn store(
+        &self,
+        lane: Option<Priority>,
+        publication: &Publication,
+        request: Request,
+    ) -> Result<Accepted, PublishError> {
         let started = Instant::now();
+        let lane = lane.unwrap_or(publication.priority);
         let recipients = publication.target.recipients();
         let idempotency = request.idempotency_key.map(|key| Idempotency {
             publisher: request.publisher.id.clone(),
@@ -229,12 +258,15 @@ impl Publishing {
         };
         let (recipients, keyed) = (count(&job.recipients), job.idempotency.is_some());
         let shared = job.recipients.iter().any(|recipient| recipient.stream.is_shared());
-        let commits = if shared { &self.shared_commits } else { &self.commits };
-        let committed =
-            commits.call(publication.priority as usize, job).await.map_err(|error| match error {
-                BatchError::Full => PublishError::Overloaded,
-                BatchError::Stopped => PublishError::Unavailable(None),
-            })?;
+        let commits = match lane {
+            Priority::Low => &self.low_commits,
+            _ if shared => &self.shared_commits,
+            _ => &self.commits,
+        };
+        let committed = commits.call(lane as usize, job).await.map_err(|error| match error {
+            BatchError::Full => PublishError::Overloaded,
+            BatchError::Stopped => PublishError::Unavailable(None),
+        })?;
         self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
         match committed {
             Ok(Committed::Stored { id, online }) => Ok(Accepted { id, recipients, online, how: How::Stored }),

@@ -1,9 +1,10 @@
 //! Looking through `fanfare.dead`, and taking one letter out of it.
 //!
 //! Owns one task a session, which does one errand after the other. A queue cannot be read without taking from it: an errand
-//! consumes from the front on a channel of its own, hands back what it does not settle, in order, and an exclusive queue
-//! stands for the turn among all nodes. RabbitMQ counts those deliveries; `fanfare.dead` has no delivery limit. A letter is
-//! acknowledged only once its successor in the lane is confirmed. It must never hold letters between errands.
+//! consumes from the front on a channel of its own and hands back what it does not settle; an exclusive queue stands for
+//! the turn among all nodes. RabbitMQ counts those deliveries (`fanfare.dead` has no delivery limit) and puts what comes back
+//! behind what came back before: so lists are sorted here. A letter is acknowledged only once its successor in the lane is
+//! confirmed. It must never hold letters between errands.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +39,11 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 const WALK_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the letters are counted.
 const COUNT: Duration = Duration::from_secs(15);
-/// How many letters are taken at a time on the way: together the 10 000 that can be reached.
-const STRETCHES: [u16; 4] = [32, 224, 1_744, 8_000];
+/// How many letters can be reached.
+const REACH: u16 = 10_000;
+/// How many are taken at a time on the way to one of them. The first is alone, so that whoever goes through a list from its
+/// beginning takes one letter each time.
+const STRETCHES: [u16; 4] = [1, 31, 968, REACH - 1_000];
 /// Silence after which an empty queue is believed to be empty.
 const QUIET: Duration = Duration::from_millis(50);
 /// The pause before another node is asked for its turn again.
@@ -249,46 +253,46 @@ struct Walk {
 }
 
 impl Walk {
-    /// Goes from the front until `stop` says so, or no letter is left within reach; says whether there was a stop.
-    async fn until(&mut self, mut stop: impl FnMut(Delivery, DeadLetter) -> bool) -> Result<bool, Failed> {
-        for stretch in STRETCHES {
+    /// Goes from the front until `stop` says so, or no letter is left within reach.
+    async fn until(
+        &mut self,
+        stretches: &[u16],
+        mut stop: impl FnMut(Delivery, DeadLetter) -> bool,
+    ) -> Result<(), Failed> {
+        for stretch in stretches.iter().copied() {
             let declarer = Declarer { channel: &self.channel, patience: WALK_PATIENCE };
             let mut consumer = declarer.consume(DEAD, stretch).await.map_err(|_| Failed::Broker)?;
             self.consumers.push(consumer.tag());
             for _ in 0..stretch {
                 let Some(delivery) = self.next(&mut consumer).await? else {
-                    return Ok(false);
+                    return Ok(());
                 };
                 let login = self.login.as_deref();
                 let key = delivery.routing_key.as_str();
                 let letter = epitaph::read(&delivery.properties, key, &delivery.data, login);
                 if stop(delivery, letter) {
-                    return Ok(true);
+                    return Ok(());
                 }
             }
         }
-        Ok(false)
+        Ok(())
     }
 
     async fn page(&mut self, after: Option<&str>, limit: usize) -> Result<Found, Failed> {
-        let mut found = Found::default();
-        let mut begun = after.is_none();
-        let more = self.until(|_, letter| {
-            if begun && found.letters.len() == limit {
-                return true;
-            }
-            if begun {
-                found.letters.push(letter);
-            } else {
-                begun = after == Some(letter.id.as_str());
-            }
+        let mut letters = Vec::new();
+        let keep = |_, letter| {
+            letters.push(letter);
             false
-        });
-        found.more = more.await?;
-        match after {
-            Some(after) if !begun => Err(Failed::Unknown(after.to_owned())),
-            _ => Ok(found),
+        };
+        self.until(&[REACH], keep).await?;
+        letters.sort_by(|one, other| (one.last_failed_at, &one.id).cmp(&(other.last_failed_at, &other.id)));
+        if let Some(after) = after {
+            let last = letters.iter().rposition(|letter| letter.id == after);
+            letters.drain(..=last.ok_or_else(|| Failed::Unknown(after.to_owned()))?);
         }
+        let more = letters.len() > limit;
+        letters.truncate(limit);
+        Ok(Found { letters, more, ..Found::default() })
     }
 
     async fn find(&mut self, id: &str) -> Result<(Delivery, DeadLetter), Failed> {
@@ -300,7 +304,7 @@ impl Walk {
             }
             is_it
         };
-        self.until(stop).await?;
+        self.until(&STRETCHES, stop).await?;
         found.ok_or_else(|| Failed::Unknown(id.to_owned()))
     }
 
