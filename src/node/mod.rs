@@ -26,7 +26,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, watch as channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 use warp::Filter;
 
 use crate::auth::{Admins, Publishers, SigningKey, UserTokens};
@@ -108,6 +108,7 @@ impl Node {
     /// # Errors
     /// What keeps it from starting, in one line that says what to change.
     pub async fn start(config: Config) -> Result<Self> {
+        config.warnings().iter().for_each(|warning| warn!("{warning}"));
         let clients = bind("http.listen", config.http.listen)?;
         let operators = bind("admin.listen", config.admin.listen)?;
         let (http, admin) = (clients.local_addr()?, operators.local_addr()?);
