@@ -7,11 +7,13 @@
 //! |---|---|
 //! | `backends` | inbox, presence and broker, as configured |
 //! | `banner` | what a newcomer reads |
+//! | `listeners` | who is served where, and from when |
 //! | `watch` | the health of the backends, and what follows from a change |
 //! | `stop` | the end: staged, bounded, reported |
 
 mod backends;
 mod banner;
+mod listeners;
 mod stop;
 mod watch;
 
@@ -20,25 +22,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hyper_util::service::TowerToHyperService;
 use rand::RngExt;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, watch as channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
-use warp::Filter;
 
 use crate::auth::{Admins, Publishers, SigningKey, UserTokens};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{AuthConfig, Config, Trial};
 use crate::delivery::{self, Delivery};
-use crate::gateway::accept::{self, AcceptSettings, Lifetime};
+use crate::gateway::accept;
 use crate::gateway::codec;
 use crate::gateway::{ClientSettings, Clients, SocketSettings, Sockets};
 use crate::http::{self, Demo, Readiness};
 use crate::inbox::Inbox;
+use crate::jobs;
 use crate::metrics::Metrics;
 use crate::presence::{NodeLease, Presence};
 use crate::publish::{self, Publishing};
@@ -83,6 +84,8 @@ pub struct Node {
     tracker: TaskTracker,
     /// Stops the client listener.
     stop_clients: CancellationToken,
+    /// Stops the jobs.
+    jobs: CancellationToken,
     /// Stops everything.
     cancel: CancellationToken,
 }
@@ -115,7 +118,17 @@ impl Node {
         let (auth, trial) = secrets(&config, http)?;
         let (clock, metrics) = (Clock::system(), Arc::new(Metrics::new()));
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+        // A start that fails leaves nothing running.
+        let failed = cancel.clone().drop_guard();
         let lease = lease(&config, http, admin);
+        let (readiness, ready) = channel::channel(Readiness::starting());
+        let open = listeners::serve_operators(
+            accept::listen(operators)?,
+            ready.clone(),
+            listeners::accept_settings(&config),
+            listeners::lifetime(&tracker, &cancel),
+            metrics.gateway.clone(),
+        );
 
         let inbox = backends::inbox(&config, &clock, &metrics).await?;
         let presence = backends::presence(&config, &clock, &metrics).await?;
@@ -163,12 +176,30 @@ impl Node {
         let publishing = Publishing::start(
             publish_settings(&config),
             Arc::clone(&inbox),
-            router,
+            Arc::clone(&router),
             clock.clone(),
             metrics.publish.clone(),
             &tracker,
             &cancel,
         );
+        let (inbox_up, inbox_is_up) = channel::channel(true);
+        let jobs = cancel.child_token();
+        jobs::start(jobs::Parts {
+            settings: job_settings(&config),
+            lease: lease.clone(),
+            clock: clock.clone(),
+            inbox: Arc::clone(&inbox),
+            inbox_up: inbox_is_up,
+            presence: Arc::clone(&presence),
+            broker: Arc::clone(&broker),
+            router,
+            publishing: Arc::clone(&publishing),
+            delivery: Arc::clone(&delivery),
+            grown: publishing.watch_growth(config.retention.max_entries),
+            metrics: metrics.jobs.clone(),
+            tracker: tracker.clone(),
+            cancel: jobs.clone(),
+        });
         let crate::broker::Inlets { envelopes, control, ingress } = inlets;
         delivery.run(envelopes, control);
         tracker.spawn(publish::ingress::run(
@@ -180,7 +211,6 @@ impl Node {
             cancel.clone(),
         ));
 
-        let (readiness, ready) = channel::channel(Readiness::starting());
         let node = Self {
             http,
             admin,
@@ -194,6 +224,7 @@ impl Node {
             drain: Arc::new(Notify::new()),
             tracker,
             stop_clients: CancellationToken::new(),
+            jobs,
             cancel,
             config,
         };
@@ -217,8 +248,9 @@ impl Node {
             },
         });
         node.serve_clients(accept::listen(clients)?, &state, presence.clone(), tokens);
-        node.serve_operators(accept::listen(operators)?, state);
-        node.start_watching(presence);
+        open(http::admin_routes(state));
+        node.start_watching(presence, inbox_up);
+        failed.disarm();
         Ok(node)
     }
 
@@ -229,7 +261,7 @@ impl Node {
         presence: Arc<dyn Presence>,
         tokens: Arc<UserTokens>,
     ) {
-        let lifetime = Lifetime { tracker: self.tracker.clone(), stop: self.stop_clients.clone() };
+        let lifetime = listeners::lifetime(&self.tracker, &self.stop_clients);
         let sockets = Sockets::start(
             self.socket_settings(),
             self.metrics.gateway.clone(),
@@ -247,29 +279,10 @@ impl Node {
             clock: self.clock.clone(),
             tracker: self.tracker.clone(),
         });
-        let connect = clients.routes(sockets).map(warp::reply::Reply::into_response);
-        let routes =
-            connect.or(http::client_routes(Arc::clone(state))).unify().recover(http::recover).unify();
-        let service = TowerToHyperService::new(warp::service(routes));
+        let rest = http::client_routes(Arc::clone(state));
+        let settings = listeners::accept_settings(&self.config);
         let metrics = self.metrics.gateway.clone();
-        self.tracker.spawn(accept::serve(listener, service, self.accept_settings(), lifetime, metrics));
-    }
-
-    /// The admin listener goes on until the very end: it says how the stop is going.
-    fn serve_operators(&self, listener: TcpListener, state: Arc<http::State>) {
-        let lifetime = Lifetime { tracker: self.tracker.clone(), stop: self.cancel.clone() };
-        let service = TowerToHyperService::new(warp::service(http::admin_routes(state)));
-        let metrics = self.metrics.gateway.clone();
-        self.tracker.spawn(accept::serve(listener, service, self.accept_settings(), lifetime, metrics));
-    }
-
-    fn accept_settings(&self) -> AcceptSettings {
-        AcceptSettings {
-            max_connections: self.config.http.max_connections,
-            header_timeout: self.config.http.header_timeout,
-            drain_timeout: self.config.drain.deadline / 2,
-            ..AcceptSettings::default()
-        }
+        listeners::serve_clients(listener, clients, sockets, rest, settings, lifetime, metrics);
     }
 
     fn socket_settings(&self) -> SocketSettings {
@@ -354,6 +367,25 @@ fn delivery_settings(config: &Config) -> delivery::Settings {
         cursor_flush: CURSOR_FLUSH,
         max_topics: config.gateway.max_topics_per_connection,
         rules: Rules::SOUND,
+    }
+}
+
+fn job_settings(config: &Config) -> jobs::Settings {
+    let kept = &config.retention;
+    jobs::Settings {
+        retention: jobs::Retention {
+            keys: config.inbox.idempotency,
+            age: kept.age,
+            max_entries: kept.max_entries,
+            receipts: kept.receipts,
+            idle_devices: kept.idle_device,
+        },
+        events: config.events.any(),
+        presence: config.events.presence,
+        undelivered: config.events.undelivered_after.is_some(),
+        grace: config.gateway.heartbeat,
+        presence_ttl: config.presence.ttl,
+        lease_ttl: config.node.lease_ttl,
     }
 }
 

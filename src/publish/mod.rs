@@ -4,14 +4,16 @@
 //! answer never waits for the broker. The same path serves HTTP ([`Publishing::publish`]) and AMQP
 //! ([`ingress`]). It must never deliver to a connection itself, and never answer before the commit.
 
+mod growth;
 pub mod ingress;
 mod pipeline;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,6 +26,7 @@ use crate::metrics::publish::{PublishLabels, PublishMetrics};
 use crate::routing::Router;
 use crate::wire::Tail;
 use crate::wire::publish::{Limits, Refused, accept, parse};
+use growth::Growth;
 use pipeline::{Committed, Job, Pipeline};
 
 /// How publishing works.
@@ -129,6 +132,7 @@ pub struct Publishing {
     tracker: TaskTracker,
     commits: Batcher<Job, Result<Committed, InboxError>>,
     shared_commits: Batcher<Job, Result<Committed, InboxError>>,
+    growth: Arc<OnceLock<Growth>>,
 }
 
 impl Publishing {
@@ -142,7 +146,13 @@ impl Publishing {
         tracker: &TaskTracker,
         cancel: &CancellationToken,
     ) -> Arc<Self> {
-        let pipeline = Arc::new(Pipeline { inbox, router: Arc::clone(&router), metrics: metrics.clone() });
+        let growth = Arc::<OnceLock<Growth>>::default();
+        let pipeline = Arc::new(Pipeline {
+            inbox,
+            router: Arc::clone(&router),
+            metrics: metrics.clone(),
+            growth: Arc::clone(&growth),
+        });
         let start = |workers| {
             let (pipeline, tracker_of_tails) = (Arc::clone(&pipeline), tracker.clone());
             let shape = Shape { lanes: 3, bound: settings.queue, group: settings.group, workers };
@@ -153,7 +163,16 @@ impl Publishing {
         };
         // Shared streams apart: their counters are contended, and nobody's own stream should wait for them.
         let (commits, shared_commits) = (start(settings.workers), start(1));
-        Arc::new(Self { settings, router, clock, metrics, tracker: tracker.clone(), commits, shared_commits })
+        let tracker = tracker.clone();
+        Arc::new(Self { settings, router, clock, metrics, tracker, commits, shared_commits, growth })
+    }
+
+    /// Streams that have grown beyond `max_entries`, each named once in every tenth of that. Bounded; what finds no
+    /// room is not named. The first call counts: a second one gets nothing.
+    pub fn watch_growth(&self, max_entries: u64) -> mpsc::Receiver<Stream> {
+        let (growth, grown) = Growth::new(max_entries);
+        let _ = self.growth.set(growth);
+        grown
     }
 
     /// Publishes. Runs to its end in a task of its own, so dropping the future stops nothing half-way.
