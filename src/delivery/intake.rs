@@ -11,7 +11,9 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::Delivery;
+use super::parcel::Parcel;
 use crate::domain::{DeviceId, NodeId, Seq, Stream, UnixMillis};
+use crate::inbox::Unread;
 use crate::routing::Local;
 use crate::session::{Offered, Verdict};
 use crate::wire::envelope::{EntryRef, Item};
@@ -68,12 +70,13 @@ impl Delivery {
     fn take_item(self: &Arc<Self>, item: Item) {
         match item {
             Item::Stored { tail, expires_at, entries } => {
-                for entry in entries {
-                    match entry.stream.is_shared() {
-                        true => self.queue_shared(tail.clone(), expires_at, entry),
-                        false => self.offer(&tail, expires_at, &entry),
-                    }
-                }
+                self.take_entries(&Parcel::Notification(tail), expires_at, entries);
+            }
+            Item::Cancelled { id, expires_at, entries } => {
+                self.take_entries(&Parcel::Cancelled(id), expires_at, entries);
+            }
+            Item::Read { user, stream, marked, unread, version, reads } => {
+                self.hear_read(&user, &stream, &marked, Unread { unread, version, reads });
             }
             Item::Unstored { tail, recipients, .. } => self.give_unstored(&tail, &recipients),
             Item::Heads(heads) => {
@@ -81,10 +84,24 @@ impl Delivery {
                     if stream.is_shared() {
                         self.take_shared_head(&stream, epoch, head, Seq(0));
                     }
-                    self.take_head(&stream, epoch, head, &HashMap::new());
+                    self.take_head(&stream, epoch, head, &HashMap::new(), Seq(0));
                 }
             }
             Item::Blind { node, for_ms } => self.hear_blind(node, for_ms),
+        }
+    }
+
+    fn take_entries(
+        self: &Arc<Self>,
+        parcel: &Parcel,
+        expires_at: Option<UnixMillis>,
+        entries: Vec<EntryRef>,
+    ) {
+        for entry in entries {
+            match entry.stream.is_shared() {
+                true => self.queue_shared(parcel.clone(), expires_at, entry),
+                false => self.offer(parcel, expires_at, &entry),
+            }
         }
     }
 
@@ -95,7 +112,7 @@ impl Delivery {
     }
 
     /// Offers one entry to every session that it goes to.
-    pub(super) fn offer(self: &Arc<Self>, tail: &Tail, expires_at: Option<UnixMillis>, entry: &EntryRef) {
+    pub(super) fn offer(self: &Arc<Self>, parcel: &Parcel, expires_at: Option<UnixMillis>, entry: &EntryRef) {
         let readers = self.hub.readers(&entry.stream);
         if readers.is_empty() {
             return;
@@ -104,8 +121,14 @@ impl Delivery {
         if expired {
             self.metrics.expired.inc();
         }
-        let offered = Offered { seq: entry.seq, device: entry.device.as_ref(), expired, bytes: tail.len() };
-        let frame = server::notification(&entry.stream, Some(entry.seq), tail);
+        let offered = Offered {
+            seq: entry.seq,
+            device: entry.device.as_ref(),
+            expired,
+            bytes: parcel.len(),
+            receipt: parcel.has_receipt(),
+        };
+        let frame = parcel.frame(&entry.stream, entry.seq);
         let mut sent = 0;
         for connection in readers {
             match connection.offer(&entry.stream, entry.epoch, offered, &frame) {
@@ -116,9 +139,11 @@ impl Delivery {
                 Verdict::Skip => {
                     self.metrics.duplicates.inc();
                 }
-                Verdict::Held => {
+                Verdict::Held => {}
+                Verdict::Lagged => {
                     self.metrics.lagged.inc();
                 }
+                Verdict::Reset => connection.reset(),
                 Verdict::Read => {
                     self.reader.want_later(&connection, entry.stream.clone(), self.settings.gap_grace)
                 }

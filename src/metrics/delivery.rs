@@ -32,8 +32,12 @@ pub struct DeliveryMetrics {
     pub attach_seconds: Histogram,
     /// Notification frames handed to connections.
     pub delivered: Counter,
-    /// Entries acknowledged.
+    /// Notifications acknowledged, on each device.
     pub acks: Counter,
+    /// Calls to note acknowledgements that failed.
+    pub receipt_failures: Counter,
+    /// Acknowledgements that no receipt tells of: too many waited, or the inbox did not take them.
+    pub receipts_lost: Counter,
     /// Pushed entries that a connection had already.
     pub duplicates: Counter,
     /// Pushed entries that were past their time.
@@ -46,6 +50,8 @@ pub struct DeliveryMetrics {
     pub read_failures: Counter,
     /// Streams that a head check found behind.
     pub head_repairs: Counter,
+    /// Connections that missed what their user had read, and were told after all.
+    pub read_repairs: Counter,
     /// `bye` frames, by reason.
     pub byes: Family<ByeLabels, Counter>,
     /// Envelopes that could not be read.
@@ -65,12 +71,15 @@ impl DeliveryMetrics {
             attach_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
             delivered: Counter::default(),
             acks: Counter::default(),
+            receipt_failures: Counter::default(),
+            receipts_lost: Counter::default(),
             duplicates: Counter::default(),
             expired: Counter::default(),
             lagged: Counter::default(),
             reads: Family::default(),
             read_failures: Counter::default(),
             head_repairs: Counter::default(),
+            read_repairs: Counter::default(),
             byes: Family::default(),
             damaged_envelopes: Counter::default(),
             blind: Gauge::default(),
@@ -89,7 +98,17 @@ impl DeliveryMetrics {
             "Notification frames handed to connections",
             self.delivered.clone(),
         );
-        registry.register("delivery_acks", "Entries acknowledged", self.acks.clone());
+        registry.register("delivery_acks", "Notifications acknowledged", self.acks.clone());
+        registry.register(
+            "delivery_receipt_failures",
+            "Calls to note acknowledgements that failed",
+            self.receipt_failures.clone(),
+        );
+        registry.register(
+            "delivery_receipts_lost",
+            "Acknowledgements that no receipt tells of",
+            self.receipts_lost.clone(),
+        );
         registry.register(
             "delivery_duplicates",
             "Pushed entries that a connection had already",
@@ -111,6 +130,11 @@ impl DeliveryMetrics {
             "delivery_head_repairs",
             "Streams that a head check found behind",
             self.head_repairs.clone(),
+        );
+        registry.register(
+            "delivery_read_repairs",
+            "Connections that missed what their user had read and were told",
+            self.read_repairs.clone(),
         );
         registry.register("delivery_byes", "Connections closed by the node, by reason", self.byes.clone());
         registry.register(
