@@ -244,6 +244,11 @@ impl Session {
         self.congested
     }
 
+    /// Whether the client is slower than one of its streams.
+    pub fn is_lagged(&self) -> bool {
+        self.congested || self.follows.iter().any(|follow| follow.status().phase == Phase::Lagged)
+    }
+
     /// How many entries are sent and not acknowledged, over all streams.
     pub fn unacked(&self) -> usize {
         self.follows.iter().map(|follow| follow.status().unacked).sum()
