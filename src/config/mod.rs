@@ -206,6 +206,8 @@ pub struct PublishConfig {
     pub max_notification_bytes: usize,
     /// `max_ttl_days`.
     pub max_ttl: Duration,
+    /// `max_schedule_days`.
+    pub max_schedule: Duration,
     /// `locate_timeout_ms`.
     pub locate_timeout: Duration,
 }

@@ -191,6 +191,7 @@ fn publish(reader: &mut Reader) -> PublishConfig {
         max_users: reader.number("publish.max_users", 1..=100_000),
         max_notification_bytes: reader.number("publish.max_notification_bytes", 1_024..=1_048_576),
         max_ttl: 24 * hours(reader.number("publish.max_ttl_days", 1..=365)),
+        max_schedule: 24 * hours(reader.number("publish.max_schedule_days", 1..=365)),
         locate_timeout: reader.millis("publish.locate_timeout_ms", 1..=10_000),
     }
 }

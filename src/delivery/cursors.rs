@@ -54,6 +54,12 @@ impl Cursors {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(user.clone(), now);
     }
 
+    /// Nothing more is to be written of this user.
+    pub(super) fn forget(&self, user: &UserId) {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner).retain(|(whose, ..), _| whose != user);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
+    }
+
     /// Commit soon: a device may come back elsewhere.
     pub(super) fn flush_soon(&self) {
         self.soon.notify_one();

@@ -362,6 +362,7 @@ fn publish_settings(config: &Config) -> publish::Settings {
             max_recipients: config.publish.max_users,
             max_notification_bytes: config.publish.max_notification_bytes,
             max_ttl: config.publish.max_ttl,
+            max_schedule: config.publish.max_schedule,
         },
         queue: PUBLISH_QUEUE,
         group: COMMIT_GROUP,

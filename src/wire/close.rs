@@ -52,6 +52,7 @@ close_codes! {
     InvalidFrame = 4502, "invalid_frame", "A frame was not what the protocol allows at that point.";
     HelloExpected = 4503, "hello_expected", "No hello arrived within 8 seconds.";
     TooManyDevices = 4504, "too_many_devices", "The user has as many devices as allowed.";
+    Removed = 4505, "removed", "This device was removed, or its user was erased.";
 }
 
 impl CloseCode {

@@ -25,6 +25,7 @@ const MEANINGS = {
   4502: "A frame was not what the protocol allows at that point.",
   4503: "No hello arrived in time.",
   4504: "The user has as many devices as allowed.",
+  4505: "This device was removed, or its user was erased.",
 };
 
 /** The code of a newer connection of the same device. */
