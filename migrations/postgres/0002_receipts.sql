@@ -3,6 +3,11 @@
 
 -- Unread versions start here after a restore, so that they never go back.
 alter table store add column version_base bigint not null default 0;
+-- The furthest that any erased stream, with its unread version, had come. New streams go on above it, so
+-- a client of an erased person who comes back is never ahead of what is new; and it says of nobody who it was.
+alter table store add column erased_seq bigint not null default 0;
+-- The store's erased_seq when the stream was made: its first entry is the next one.
+alter table streams add column base_seq bigint not null default 0;
 
 -- kind: 0 a notification, 1 a cancellation (whose body is the id of what it cancels).
 -- state: 0 stored, 1 superseded, 2 cancelled, 3 expired, 4 dropped. What was delivered or read keeps its

@@ -24,6 +24,7 @@ mod online;
 mod reconcile;
 mod retention;
 mod round;
+mod schedule;
 mod survivor;
 mod sweep;
 mod undelivered;
@@ -131,6 +132,8 @@ pub fn start(parts: Parts) {
     let starter = Starter { runner, tracker: tracker.clone() };
     let inbox = || Arc::clone(inbox);
     let (clock, metrics) = (|| clock.clone(), || metrics.clone());
+    let publishing = Arc::clone(&parts.publishing);
+    starter.start(schedule::Schedule { inbox: inbox(), publishing, clock: clock(), metrics: metrics() });
     starter.start(expiry::Expiry { inbox: inbox(), clock: clock() });
     starter.start(retention::ByAge { inbox: inbox(), clock: clock(), age: kept.age });
     starter.start(retention::Overfull { inbox: inbox(), max_entries: kept.max_entries });

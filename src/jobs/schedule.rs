@@ -38,10 +38,8 @@ impl Job for Schedule {
     async fn round(&mut self) -> Result<Round, JobError> {
         let due = self.inbox.claim_schedules(self.clock.now(), LEASE, GROUP).await?;
         let more = due.len() >= GROUP as usize;
-        let firing = due.into_iter().map(|due| {
-            let fire_at = due.fire_at;
-            async move { (fire_at, self.publishing.fire(due).await) }
-        });
+        let publishing = &self.publishing;
+        let firing = due.into_iter().map(|due| async move { (due.fire_at, publishing.fire(due).await) });
         let (mut done, mut failure) = (0, None);
         for (fire_at, fired) in join_all(firing).await {
             match fired {

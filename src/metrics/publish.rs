@@ -3,15 +3,23 @@
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 /// By how it came in and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PublishLabels {
-    /// `http` or `amqp`.
+    /// `http`, `amqp`, or `schedule` for what was due.
     pub source: &'static str,
-    /// `accepted`, `sent`, `replayed`, or the code of the refusal.
+    /// `accepted`, `sent`, `scheduled`, `replayed`, `ended` (a schedule that is no more), or the code of the refusal.
+    pub outcome: &'static str,
+}
+
+/// By how a wait ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WaitLabels {
+    /// `settled`, `deadline`, `too_many` (it did not begin) or `gone` (whoever waited).
     pub outcome: &'static str,
 }
 
@@ -39,6 +47,10 @@ pub struct PublishMetrics {
     pub envelopes_not_taken: Counter,
     /// Ingress messages put back because the inbox was away.
     pub ingress_deferred: Counter,
+    /// Requests that wait for what becomes of their notification.
+    pub waiting: Gauge,
+    /// Those that waited, by how that ended.
+    pub waits: Family<WaitLabels, Counter>,
 }
 
 impl PublishMetrics {
@@ -52,6 +64,8 @@ impl PublishMetrics {
             envelopes: Family::default(),
             envelopes_not_taken: Counter::default(),
             ingress_deferred: Counter::default(),
+            waiting: Gauge::default(),
+            waits: Family::default(),
         };
         registry.register(
             "publish_requests",
@@ -79,6 +93,16 @@ impl PublishMetrics {
             "publish_ingress_deferred",
             "Ingress messages put back because the inbox was away",
             metrics.ingress_deferred.clone(),
+        );
+        registry.register(
+            "publish_waiting",
+            "Requests that wait for what becomes of their notification",
+            metrics.waiting.clone(),
+        );
+        registry.register(
+            "publish_waits",
+            "Requests that waited for what became of their notification, by how that ended",
+            metrics.waits.clone(),
         );
         metrics
     }

@@ -8,12 +8,14 @@
 //! | `backends` | inbox, presence and broker, as configured |
 //! | `banner` | what a newcomer reads |
 //! | `listeners` | who is served where, and from when |
+//! | `settings` | what the parts are told of the configuration |
 //! | `watch` | the health of the backends, and what follows from a change |
 //! | `stop` | the end: staged, bounded, reported |
 
 mod backends;
 mod banner;
 mod listeners;
+mod settings;
 mod stop;
 mod watch;
 
@@ -44,24 +46,9 @@ use crate::metrics::Metrics;
 use crate::presence::{NodeLease, Presence};
 use crate::publish::{self, Publishing};
 use crate::routing::Router;
-use crate::session::{Rules, Window};
-use crate::wire::publish::Limits;
 
 pub use stop::Report;
 
-/// How large a page of a replay is, in entries.
-const PAGE_ENTRIES: u32 = 128;
-/// How long a gap may close by itself before it is read.
-const GAP_GRACE: Duration = Duration::from_millis(5);
-/// How often merged cursors are committed.
-const CURSOR_FLUSH: Duration = Duration::from_secs(2);
-/// Over how long the check of all heads after an outage is spread.
-const RECOVERY_CHECK: Duration = Duration::from_secs(10);
-/// How many publish requests may wait for their commit, for each priority.
-const PUBLISH_QUEUE: usize = 10_000;
-/// How many notifications are committed together, and how many such groups are in flight.
-const COMMIT_GROUP: usize = 64;
-const COMMIT_WORKERS: usize = 2;
 /// How many ingress messages are under way.
 const INGRESS_CONCURRENT: usize = 512;
 /// How long tokens of the demo page last.
@@ -160,7 +147,7 @@ impl Node {
         let delivery = Delivery::new(
             delivery::Parts {
                 node: config.node.id.clone(),
-                settings: delivery_settings(&config),
+                settings: settings::delivery(&config),
                 clock: clock.clone(),
                 inbox: Arc::clone(&inbox),
                 presence: Arc::clone(&presence),
@@ -174,7 +161,7 @@ impl Node {
             lease.clone(),
         );
         let publishing = Publishing::start(
-            publish_settings(&config),
+            settings::publish(&config),
             Arc::clone(&inbox),
             Arc::clone(&router),
             clock.clone(),
@@ -185,7 +172,7 @@ impl Node {
         let (inbox_up, inbox_is_up) = channel::channel(true);
         let jobs = cancel.child_token();
         jobs::start(jobs::Parts {
-            settings: job_settings(&config),
+            settings: settings::jobs(&config),
             lease: lease.clone(),
             clock: clock.clone(),
             inbox: Arc::clone(&inbox),
@@ -350,54 +337,5 @@ fn lease(config: &Config, http: SocketAddr, admin: SocketAddr) -> NodeLease {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         connections: 0,
         draining: false,
-    }
-}
-
-fn delivery_settings(config: &Config) -> delivery::Settings {
-    delivery::Settings {
-        heartbeat: config.gateway.heartbeat,
-        presence_ttl: config.presence.ttl,
-        lease_ttl: config.node.lease_ttl,
-        window: Window { entries: config.gateway.window_entries, bytes: config.gateway.window_bytes },
-        page_entries: PAGE_ENTRIES,
-        head_check: config.delivery.head_check,
-        blind_check: config.delivery.blind_check,
-        recovery_check: RECOVERY_CHECK.min(config.delivery.head_check),
-        gap_grace: GAP_GRACE,
-        cursor_flush: CURSOR_FLUSH,
-        max_topics: config.gateway.max_topics_per_connection,
-        rules: Rules::SOUND,
-    }
-}
-
-fn job_settings(config: &Config) -> jobs::Settings {
-    let kept = &config.retention;
-    jobs::Settings {
-        retention: jobs::Retention {
-            keys: config.inbox.idempotency,
-            age: kept.age,
-            max_entries: kept.max_entries,
-            receipts: kept.receipts,
-            idle_devices: kept.idle_device,
-        },
-        events: config.events.any(),
-        presence: config.events.presence,
-        undelivered: config.events.undelivered_after.is_some(),
-        grace: config.gateway.heartbeat,
-        presence_ttl: config.presence.ttl,
-        lease_ttl: config.node.lease_ttl,
-    }
-}
-
-fn publish_settings(config: &Config) -> publish::Settings {
-    publish::Settings {
-        limits: Limits {
-            max_recipients: config.publish.max_users,
-            max_notification_bytes: config.publish.max_notification_bytes,
-            max_ttl: config.publish.max_ttl,
-        },
-        queue: PUBLISH_QUEUE,
-        group: COMMIT_GROUP,
-        workers: COMMIT_WORKERS,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{AckError, Acked, Flow, Offered, PageView, Rules, Step, Verdict, Window};
+use super::{AckError, Acked, Flow, Next, Offered, PageView, Rules, Step, Verdict, Window};
 use crate::domain::{Epoch, Seq, Stream};
 
 /// Where a session starts in a stream.
@@ -58,7 +58,12 @@ pub struct FollowStatus {
 struct Sent {
     seq: Seq,
     bytes: u32,
+    /// Whether its acknowledgement is a receipt.
+    receipt: bool,
 }
+
+/// What `sent` keeps room for when everything is acknowledged, so that a burst costs an idle connection nothing.
+const KEPT_ROOM: usize = 8;
 
 /// One followed stream.
 #[derive(Debug)]
@@ -69,10 +74,13 @@ pub(super) struct Follow {
     /// A read is in flight.
     reading: bool,
     position: Seq,
-    /// The highest seq offered while not live, and the epoch it was offered in.
+    /// The highest seq offered while not live, and the epoch it was offered in (before the stream is opened,
+    /// that may be another one).
     offered: Option<(Epoch, Seq)>,
     /// What was offered and not in the last whole page.
     missed: Option<(Epoch, Seq)>,
+    /// An ack has moved the cursor since it was last asked for.
+    moved: bool,
     acked: Seq,
     /// Up to here the client has entries that it may not have acknowledged.
     resumed: Seq,
@@ -102,6 +110,7 @@ impl Follow {
             position: Seq(0),
             offered: None,
             missed: None,
+            moved: false,
             acked: Seq(0),
             resumed: Seq(0),
             mark: Seq(0),
@@ -136,13 +145,12 @@ impl Follow {
         rules: Rules,
         congested: bool,
     ) -> Verdict {
+        if rules.compare_epochs && self.epoch.is_some_and(|own| own != epoch) {
+            return Verdict::Reset;
+        }
         if self.phase != Phase::Live {
             self.remember(epoch, entry.seq, rules);
             return Verdict::Held;
-        }
-        if rules.compare_epochs && self.epoch != Some(epoch) {
-            self.phase = Phase::Gap;
-            return Verdict::Read;
         }
         if entry.seq <= self.position {
             return Verdict::Skip;
@@ -159,13 +167,13 @@ impl Follow {
         if congested || !self.has_room(entry.bytes, window) {
             self.phase = Phase::Lagged;
             self.remember(epoch, entry.seq, rules);
-            return Verdict::Held;
+            return Verdict::Lagged;
         }
         self.push_sent(entry);
         Verdict::Send
     }
 
-    /// Seqs of two epochs cannot be compared: the later offer wins, and a read tells which epoch is true.
+    /// Seqs of two epochs cannot be compared: the later offer wins.
     fn remember(&mut self, epoch: Epoch, seq: Seq, rules: Rules) {
         if rules.remember_offers {
             let highest =
@@ -174,9 +182,10 @@ impl Follow {
         }
     }
 
-    /// Whether an entry above the position was offered in the stream's own epoch.
+    /// Whether an entry above the position was offered, or one of another epoch before the stream was opened:
+    /// then a read tells which epoch is true.
     fn is_owed(&self) -> bool {
-        self.offered.is_some_and(|(epoch, seq)| Some(epoch) == self.epoch && seq > self.position)
+        self.offered.is_some_and(|(epoch, seq)| Some(epoch) != self.epoch || seq > self.position)
     }
 
     fn has_room(&self, bytes: usize, window: Window) -> bool {
@@ -192,7 +201,8 @@ impl Follow {
         self.position = entry.seq;
         self.sent_bytes += entry.bytes;
         // A body is under 64 KiB, so the narrowing never saturates.
-        self.sent.push_back(Sent { seq: entry.seq, bytes: u32::try_from(entry.bytes).unwrap_or(u32::MAX) });
+        let bytes = u32::try_from(entry.bytes).unwrap_or(u32::MAX);
+        self.sent.push_back(Sent { seq: entry.seq, bytes, receipt: entry.receipt });
     }
 
     pub(super) fn is_behind(&self) -> bool {
@@ -230,18 +240,21 @@ impl Follow {
         rules: Rules,
         congested: &mut bool,
         act: &mut impl FnMut(Step) -> Flow,
-    ) -> bool {
+    ) -> Next {
         self.reading = false;
+        let Some(epoch) = self.epoch else {
+            // Asked for by an earlier follower of the same stream, as below.
+            return Next::Wait;
+        };
+        if rules.compare_epochs && (epoch != page.epoch || page.head < page.after) {
+            return Next::Reset;
+        }
         if self.position < page.after {
             // Asked for by an earlier follower of the same stream: it says nothing about what lies between.
-            return true;
-        }
-        if rules.compare_epochs && (self.epoch != Some(page.epoch) || self.position > page.head) {
-            self.begin_anew(page, act);
-            return true;
+            return Next::Read;
         }
         if self.position < page.floor {
-            act(Step::Gap { epoch: page.epoch, from: self.position.next(), to: page.floor });
+            act(Step::Gap { from: self.position.next(), to: page.floor });
             self.position = page.floor;
         }
         for (index, entry) in page.entries.iter().enumerate() {
@@ -257,7 +270,7 @@ impl Follow {
             }
             if *congested || !self.has_room(entry.bytes, window) {
                 self.phase = Phase::Lagged;
-                return false;
+                return Next::Lagged;
             }
             self.push_sent(*entry);
             *congested = act(Step::Send(index)) == Flow::Full;
@@ -268,27 +281,16 @@ impl Follow {
         self.finish(page, act)
     }
 
-    /// The stream has another life than the session thought: everything of it is new.
-    fn begin_anew(&mut self, page: PageView<'_>, act: &mut impl FnMut(Step) -> Flow) {
-        act(Step::Gap { epoch: page.epoch, from: Seq(1), to: page.floor });
-        *self = Self {
-            epoch: Some(page.epoch),
-            position: page.floor,
-            phase: Phase::Replaying,
-            ..Self::new(self.stream.clone())
-        };
-    }
-
-    /// After a whole page: live if nothing is known to be missing, else the answer is to read again.
-    fn finish(&mut self, page: PageView<'_>, act: &mut impl FnMut(Step) -> Flow) -> bool {
+    /// After a whole page: live if nothing is known to be missing.
+    fn finish(&mut self, page: PageView<'_>, act: &mut impl FnMut(Step) -> Flow) -> Next {
         if page.through < page.head {
-            return true;
+            return Next::Read;
         }
         // The page's snapshot may be older than the offer: one read that begins after it tells. What that does
         // not bring was never committed here.
         if self.is_owed() && self.missed != self.offered {
             self.missed = self.offered;
-            return true;
+            return Next::Read;
         }
         self.missed = None;
         if self.phase != Phase::Gap {
@@ -296,22 +298,35 @@ impl Follow {
         }
         self.phase = Phase::Live;
         self.offered = None;
-        false
+        Next::Wait
     }
 
-    pub(super) fn ack(&mut self, seq: Seq, window: Window) -> Result<Acked, AckError> {
-        if seq > self.position || self.epoch.is_none() {
+    pub(super) fn ack(
+        &mut self,
+        seq: Seq,
+        window: Window,
+        mut crossed: impl FnMut(Epoch, Seq),
+    ) -> Result<Acked, AckError> {
+        let Some(epoch) = self.epoch.filter(|_| seq <= self.position) else {
             return Err(AckError::AboveSent { sent: self.position, got: seq });
-        }
+        };
         while self.sent.front().is_some_and(|sent| sent.seq <= seq) {
             let sent = self.sent.pop_front().expect("the front was just seen");
             self.sent_bytes -= sent.bytes as usize;
             self.stuck = Stuck::No;
+            if sent.receipt {
+                crossed(epoch, sent.seq);
+            }
         }
+        if self.sent.is_empty() && self.sent.capacity() > KEPT_ROOM {
+            self.sent = VecDeque::new();
+        }
+        let before = self.acked;
         self.acked = self.acked.max(seq);
         self.acked = self.settled();
+        self.moved |= self.acked > before;
         let read = self.phase != Phase::Live && !self.reading && self.is_half_free(window);
-        Ok(Acked { cursor: self.acked, read })
+        Ok(Acked { epoch, cursor: self.acked, read })
     }
 
     /// How far nothing is left to acknowledge: entries that this device was never to get are passed too.
@@ -329,28 +344,29 @@ impl Follow {
         self.mark = self.position;
     }
 
-    pub(super) fn ack_mark(&mut self, window: Window) -> Option<Acked> {
-        if self.mark <= self.acked || self.epoch.is_none() {
+    pub(super) fn ack_mark(&mut self, window: Window, crossed: impl FnMut(Epoch, Seq)) -> Option<Acked> {
+        if self.mark <= self.acked {
             return None;
         }
-        // A mark of an earlier life of the stream may be above its position: then nothing is acknowledged.
-        self.ack(self.mark, window).ok()
+        // A mark is never above the position, so only a stream that is not opened yet refuses it.
+        self.ack(self.mark, window, crossed).ok()
     }
 
-    pub(super) fn head(&mut self, epoch: Epoch, head: Seq, before: Seq) -> bool {
-        let same = self.epoch == Some(epoch);
+    pub(super) fn head(&mut self, epoch: Epoch, head: Seq, before: Seq, rules: Rules) -> Next {
+        // Pushed entries may have overtaken the answer; only a head under where the session stood when it was
+        // asked for means that the stream began anew.
+        let anew = self.epoch.is_some_and(|own| own != epoch) || head < before;
+        if rules.compare_epochs && anew {
+            return Next::Reset;
+        }
         if self.phase == Phase::Live {
-            // Pushed entries may have overtaken the answer; only a head under where the session stood
-            // when it was asked for means that the stream began anew.
-            if same && head <= self.position && head >= before {
-                return false;
+            if head <= self.position {
+                return Next::Wait;
             }
             self.phase = Phase::Gap;
         }
-        if same {
-            self.remember(epoch, head, Rules::SOUND);
-        }
-        !self.reading
+        self.remember(epoch, head, Rules::SOUND);
+        if self.reading { Next::Wait } else { Next::Read }
     }
 
     pub(super) fn is_stuck(&mut self, window: Window) -> bool {
@@ -361,6 +377,16 @@ impl Follow {
         let tell = self.stuck == Stuck::Noticed;
         self.stuck = if self.stuck == Stuck::No { Stuck::Noticed } else { Stuck::Told };
         tell
+    }
+
+    /// Whether an ack has moved the cursor since the last [`Self::take_moved`].
+    pub(super) fn has_moved(&self) -> bool {
+        self.moved
+    }
+
+    /// Where the cursor stands, if an ack has moved it since the last call.
+    pub(super) fn take_moved(&mut self) -> Option<(Epoch, Seq)> {
+        if std::mem::take(&mut self.moved) { self.cursor() } else { None }
     }
 
     pub(super) fn cursor(&self) -> Option<(Epoch, Seq)> {

@@ -71,6 +71,7 @@ fn scraped() -> String {
     let _ = inbox.call_seconds.get_or_create(&CallLabels { call: "append" });
     let _ = inbox.failures.get_or_create(&FailureLabels { call: "append", kind: InboxFailure::Timeout });
     let _ = publish.requests.get_or_create(&PublishLabels { source: "http", outcome: "accepted" });
+    let _ = publish.waits.get_or_create(&publish::WaitLabels { outcome: "settled" });
     let _ = publish.envelopes.get_or_create(&publish::RouteLabels { destination: "local" });
     metrics.encode()
 }

@@ -311,6 +311,7 @@ impl Parts {
             max_recipients: 10_000,
             max_notification_bytes: 64 << 10,
             max_ttl: Duration::from_secs(30 * 86_400),
+            max_schedule: Duration::from_secs(90 * 86_400),
         };
         let settings = publish::Settings { limits, queue: 64, group: 16, workers: 1 };
         let (clock, tracker) = (self.clock.clone(), &self.tracker);
