@@ -6,6 +6,7 @@
 
 mod append;
 mod connect;
+mod epoch;
 mod outbox;
 mod reads;
 mod receipts;
@@ -27,6 +28,7 @@ use crate::clock::Clock;
 use crate::metrics::inbox::InboxMetrics;
 
 pub(super) use connect::connect_to_migrate;
+pub(super) use epoch::new_epoch;
 
 /// The inbox in PostgreSQL. Clones share its connections.
 #[derive(Debug, Clone)]

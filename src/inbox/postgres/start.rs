@@ -251,5 +251,7 @@ fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
         others: u32::try_from(row.try_get::<i64, _>("others")?).unwrap_or(u32::MAX),
         unread: u64::try_from(row.try_get::<i64, _>("unread")?).unwrap_or_default(),
         lowest: lowest.map(Seq::from_i64),
+        version_base: 0,
+        reads: 0,
     })
 }
