@@ -68,6 +68,7 @@ impl Metrics {
 
     /// The text that Prometheus scrapes.
     pub fn encode(&self) -> String {
+        self.publish.delivery_rate.set(self.inbox.delivery_rate());
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text
@@ -77,5 +78,23 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_delivery_rate_is_what_was_acknowledged_of_what_was_worth_it() {
+        let metrics = Metrics::new();
+        assert!(metrics.encode().contains("\nfanfare_delivery_rate NaN\n"), "{}", metrics.encode());
+        for (state, entries) in
+            [("stored", 10), ("delivered", 3), ("expired", 1), ("superseded", 2), ("cancelled", 3)]
+        {
+            metrics.inbox.count_receipts(state, entries);
+        }
+        metrics.inbox.count_receipts("dropped", 1);
+        assert!(metrics.encode().contains("\nfanfare_delivery_rate 0.75\n"), "{}", metrics.encode());
     }
 }

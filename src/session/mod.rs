@@ -16,6 +16,7 @@
 
 mod follow;
 mod rules;
+mod sent;
 
 pub use follow::{FollowStatus, Phase, Place, ReadFrom};
 pub use rules::Rules;
