@@ -2,6 +2,11 @@
 -- backends. The same tables as migrations/postgres, where the reasons stand that hold for both.
 
 alter table store add column version_base integer not null default 0;
+-- The furthest that any erased stream, with its unread version, had come. New streams go on above it, so
+-- a client of an erased person who comes back is never ahead of what is new; and it says of nobody who it was.
+alter table store add column erased_seq integer not null default 0;
+-- The store's erased_seq when the stream was made: its first entry is the next one.
+alter table streams add column base_seq integer not null default 0;
 
 alter table entries add column kind integer not null default 0;
 alter table entries add column state integer not null default 0;
@@ -12,10 +17,16 @@ alter table entries add column read_version integer;
 alter table entries add column delivered_count integer not null default 0;
 create index entries_body_idx on entries (body);
 create index entries_collapse_idx on entries (stream, collapse, seq) where collapse is not null;
-create index entries_unexpired_idx on entries (expires_at) where expires_at is not null and state = 0;
+-- What a newer one of the same key has to mark: few, however many have been replaced.
+create index entries_replaceable_idx on entries (stream, collapse) where collapse is not null and state = 0;
+-- What expired, was acknowledged by nobody and was not noted yet.
+create index entries_unexpired_idx on entries (expires_at)
+where expires_at is not null and kind = 0 and state = 0
+    and delivered_at is null and read_at is null and delivered_count = 0;
 
 alter table bodies add column publisher text;
 alter table bodies add column recipients integer;
+alter table bodies add column cancelled_at integer;
 create index bodies_created_at_idx on bodies (created_at);
 
 create table user_state (
@@ -33,6 +44,13 @@ create table follows (
     read_version integer not null default 0,
     constraint follows_pkey primary key (user_id, stream)
 ) strict, without rowid;
+
+-- What was followed before there was read state.
+insert into follows (user_id, stream, epoch, start_seq)
+select user_id, stream, min(epoch), min(start_seq)
+from cursors
+where stream not like 'user:%'
+group by user_id, stream;
 
 create table reads (
     user_id text not null,
@@ -68,7 +86,6 @@ create table events (
     claimed_until integer not null default 0,
     constraint events_pkey primary key (id)
 ) strict;
-create index events_created_at_idx on events (created_at);
 
 alter table last_seen add column online integer not null default 0;
 alter table last_seen add column changes integer not null default 0;

@@ -24,6 +24,8 @@ pub mod sqlite;
 
 mod calls;
 mod cursors;
+mod epoch;
+mod erasure;
 mod failure;
 mod group;
 mod open_error;
@@ -34,6 +36,7 @@ mod receipts;
 mod schedules;
 mod start;
 
+pub use epoch::new_epoch;
 pub use migrations::{MigrateReport, is_sqlite, migrate};
 pub use open_error::OpenError;
 pub use outbox::{Outbox, OutboxEvent, PresenceChange};
@@ -391,9 +394,11 @@ pub trait Upkeep: Send + Sync {
     async fn retain_by_age(&self, created_before: UnixMillis, limit: u32) -> Result<u64, InboxError>;
 
     /// Retention by count: leaves these streams their last `max_entries` seqs; returns how many entries went.
+    /// A notification is removed when no stream has it above its floor; until then its receipt tells whose was
+    /// dropped.
     async fn retain_by_count(&self, streams: &[Stream], max_entries: u64) -> Result<u64, InboxError>;
 
-    /// Streams with more than `max_entries` seqs above their floor, at most `limit`.
+    /// Streams with more than `max_entries` seqs above their floor and above where they began, at most `limit`.
     async fn overfull(&self, max_entries: u64, limit: u32) -> Result<Vec<Stream>, InboxError>;
 
     /// Looks at notifications that are due to have been acknowledged: writes `undelivered` for each recipient
@@ -406,7 +411,13 @@ pub trait Upkeep: Send + Sync {
     /// Devices that are still in use, so that they do not look idle.
     async fn used(&self, devices: &[(UserId, DeviceId)], now: UnixMillis) -> Result<(), InboxError>;
 
-    /// Erases all that is stored of a person, and says what. Notifications that others got, too, stay with them.
+    /// Erases all that is stored of a person, and says what. Notifications that others got, too, stay with them;
+    /// schedules that name others, too, are kept for those. Not one transaction: when it fails, call it again.
+    ///
+    /// Nothing is left that names the person, so nobody can tell a stream that is used again later from a new
+    /// one. Instead the store keeps one number, the furthest that any erased stream (with its unread version)
+    /// had come, and all streams made later begin above it, in the same epoch: an old client's resume is below
+    /// what is new, never above or among it, and its unread version does not go back.
     async fn erase(&self, user: &UserId) -> Result<Erased, InboxError>;
 
     /// Lets go of all connections; later calls fail.

@@ -2,7 +2,11 @@
 
 mod admin;
 mod dead_letters;
+mod inbox;
+mod outcomes;
 mod pages;
 mod publish;
+mod removal;
 mod rig;
+mod schedules;
 mod users;
