@@ -12,6 +12,8 @@ mod config;
 mod contract;
 mod deploy;
 mod docs;
+#[expect(dead_code, reason = "the fault runs ask it more")]
+mod fault_account;
 mod faults;
 mod http;
 mod presence;
