@@ -65,6 +65,7 @@ use crate::session::{Rules, Window};
 pub use attach::{Attach, AttachError};
 pub use connection::Connection;
 pub use drain::DrainReport;
+pub use keeper::Watcher;
 
 /// How delivery works.
 #[derive(Debug, Clone)]

@@ -44,7 +44,7 @@ use crate::metrics::Metrics;
 use crate::presence::{NodeLease, Presence};
 use crate::publish::Publishing;
 
-pub use health::{Check, Readiness, Status};
+pub use health::{Check, Readiness, Status, starting_routes};
 use problem::Problem;
 
 /// Bounds of requests.

@@ -12,6 +12,8 @@ pub mod delivery;
 pub mod gateway;
 pub mod http;
 pub mod inbox;
+pub mod jobs;
+pub mod node;
 pub mod presence;
 pub mod publish;
 
@@ -29,6 +31,10 @@ pub struct Metrics {
     pub http: http::HttpMetrics,
     /// Of [`crate::inbox`].
     pub inbox: inbox::InboxMetrics,
+    /// Of the jobs in the background.
+    pub jobs: jobs::JobMetrics,
+    /// Of the node as a whole.
+    pub node: node::NodeMetrics,
     /// Of [`crate::presence`].
     pub presence: presence::PresenceMetrics,
     /// Of publishing and routing.
@@ -43,6 +49,8 @@ impl Metrics {
         let gateway = gateway::GatewayMetrics::register(&mut registry);
         let http = http::HttpMetrics::register(&mut registry);
         let inbox = inbox::InboxMetrics::register(&mut registry);
+        let jobs = jobs::JobMetrics::register(&mut registry);
+        let node = node::NodeMetrics::register(&mut registry);
         let presence = presence::PresenceMetrics::register(&mut registry);
         Self {
             broker,
@@ -50,6 +58,8 @@ impl Metrics {
             gateway,
             http,
             inbox,
+            jobs,
+            node,
             presence,
             publish: publish::PublishMetrics::register(&mut registry),
             registry,
