@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::inbox::InboxCommand;
 use crate::auth::{Algorithm, Secret, TopicPattern};
 use crate::domain::{DeviceId, PublisherId, TopicName, UserId};
 
@@ -67,6 +68,11 @@ Examples:
     Token {
         #[command(subcommand)]
         what: TokenCommand,
+    },
+    /// Work on the inbox by hand.
+    Inbox {
+        #[command(subcommand)]
+        what: InboxCommand,
     },
     /// Publish a notification over HTTP.
     Publish(PublishArguments),

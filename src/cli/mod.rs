@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod failure;
+mod inbox;
 mod listen;
 mod output;
 mod place;
@@ -32,6 +33,7 @@ pub fn main() -> ExitCode {
         Command::Migrate => serve::migrate(&sources),
         Command::Check => check::check(&sources),
         Command::Token { what } => token::token(&what, &sources),
+        Command::Inbox { what } => inbox::inbox(&what, &sources),
         Command::Publish(arguments) => publish::publish(&arguments, &sources),
         Command::Listen(arguments) => listen::listen(&arguments, &sources),
     };

@@ -52,6 +52,8 @@ pub struct BrokerMetrics {
     pub unroutable: Counter,
     /// Control requests by how they ended: `answered`, `no_answer`, `not_taken`.
     pub requests: Family<Reason, Counter>,
+    /// Events for backends by how they ended: `confirmed`, `refused`; `not_confirmed` counts calls, not events.
+    pub events: Family<Reason, Counter>,
     /// Ingress messages by lane and how they were settled.
     pub ingress: Family<Settled, Counter>,
     /// Ingress messages taken and not settled yet.
@@ -81,6 +83,11 @@ impl BrokerMetrics {
     /// Counts one control request that ended so.
     pub fn request_ended(&self, reason: &'static str) {
         self.requests.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// Counts one event, or one call without confirms.
+    pub fn event_ended(&self, reason: &'static str) {
+        self.events.get_or_create(&Reason { reason }).inc();
     }
 
     /// Counts one settled ingress message.
@@ -142,6 +149,11 @@ impl BrokerMetrics {
             self.unroutable.clone(),
         );
         registry.register("broker_requests", "Control requests, by how they ended", self.requests.clone());
+        registry.register(
+            "broker_events",
+            "Events for backends, by whether the broker confirmed them",
+            self.events.clone(),
+        );
     }
 
     fn register_ingress(&self, registry: &mut Registry) {

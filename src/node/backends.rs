@@ -38,8 +38,8 @@ pub(super) async fn inbox(config: &Config, clock: &Clock, metrics: &Metrics) -> 
         max_connections: config.inbox.max_connections,
         timeout: config.inbox.timeout,
         max_devices: u32::try_from(config.inbox.max_devices).unwrap_or(u32::MAX),
-        receipt_events: false,
-        undelivered_after: None,
+        receipt_events: config.events.receipts,
+        undelivered_after: config.events.undelivered_after,
     };
     let (clock, metrics) = (clock.clone(), metrics.inbox.clone());
     Ok(match config.inbox.store {

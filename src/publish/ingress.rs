@@ -47,11 +47,12 @@ pub async fn run(
 }
 
 async fn take(publishing: &Arc<Publishing>, publishers: &Publishers, ingress: Ingress) {
-    let Ingress { body, message_id, expiration, user_id, settle, .. } = ingress;
+    let Ingress { lane, body, message_id, expiration, user_id, settle, .. } = ingress;
     let request = request(publishers, body, message_id, expiration.as_deref(), user_id.as_deref());
     let outcome = match request {
-        Ok(request) => match publishing.publish(request).await {
-            Ok(_) => Outcome::Done,
+        Ok(request) => match publishing.publish_from_lane(request, lane).await {
+            // Past its time: what the lane itself would have dropped.
+            Ok(_) | Err(PublishError::Expired) => Outcome::Done,
             Err(error) if error.is_retryable() => {
                 publishing.metrics.ingress_deferred.inc();
                 Outcome::Later

@@ -1,7 +1,11 @@
 //! The HTTP endpoints over real listeners, on the embedded twins.
 
 mod admin;
+mod inbox;
+mod outcomes;
 mod pages;
 mod publish;
+mod removal;
 mod rig;
+mod schedules;
 mod users;

@@ -2,7 +2,7 @@
 //!
 //! Owns the driver: [`RabbitBroker::start`] opens the first session and leaves the rest to a supervisor. What it is
 //! made of: `open` (connections, errors), `topology` (names, arguments), `supervisor` (sessions), and one file for
-//! each task of a session: `publish`, `consume`, `control`, `ingress`, `dead`. lapin's own recovery is not used:
+//! each task of a session: `publish`, `consume`, `control`, `ingress`, `dead`, `events`. lapin's own recovery is not used:
 //! it recovers connections only, and gives up.
 //!
 //! Operators: run lapin's log at `error`; at `warn` it prints returned messages whole.
@@ -10,6 +10,7 @@
 mod consume;
 mod control;
 mod dead;
+mod events;
 mod ingress;
 mod ledger;
 mod open;
@@ -33,7 +34,7 @@ use tokio_util::task::TaskTracker;
 pub use self::open::OpenError;
 pub use self::settings::{Bounds, Prefetch, Settings};
 use self::shared::{Intake, Outlets, Shared};
-use super::{Broker, ControlError, Destination, Health, Inlets, SendError};
+use super::{Broker, ControlError, Destination, EmitError, Event, Health, Inlets, SendError};
 use crate::domain::NodeId;
 use crate::metrics::broker::BrokerMetrics;
 
@@ -140,6 +141,16 @@ impl Broker for RabbitBroker {
             Err(ControlError::NotTaken) => "not_taken",
         });
         answer
+    }
+
+    async fn emit(&self, events: Vec<Event>, deadline: Duration) -> Result<(), EmitError> {
+        let emitted = events::emit(&self.shared, events, deadline).await;
+        if let Err(error) = &emitted
+            && !matches!(error, EmitError::Refused(_))
+        {
+            self.shared.metrics.event_ended("not_confirmed");
+        }
+        emitted
     }
 
     fn take_ingress(&self, on: bool) {

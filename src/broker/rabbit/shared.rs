@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::control::{Caller, Pending};
+use super::events::Emission;
 use super::open::OpenError;
 use super::outbox::Outbox;
 use super::settings::Settings;
@@ -53,6 +54,15 @@ pub(super) enum SessionError {
     Panicked,
 }
 
+/// The ways into the current session.
+#[derive(Clone)]
+pub(super) struct Doors {
+    /// How requests go out.
+    pub(super) caller: Caller,
+    /// Events, bound [`super::events::WAITING`]; full, callers wait until their deadlines.
+    pub(super) events: mpsc::Sender<Emission>,
+}
+
 /// What all sessions share.
 pub(super) struct Shared {
     /// As given.
@@ -79,7 +89,7 @@ pub(super) struct Shared {
     pub(super) cancel: CancellationToken,
     /// Says that the supervisor is gone.
     pub(super) ended: CancellationToken,
-    caller: Mutex<Option<Caller>>,
+    doors: Mutex<Option<Doors>>,
     queues: AtomicU32,
     controls: AtomicU32,
     in_flight: AtomicUsize,
@@ -119,7 +129,7 @@ impl Shared {
             tracker,
             cancel,
             ended: CancellationToken::new(),
-            caller: Mutex::new(None),
+            doors: Mutex::new(None),
             queues: AtomicU32::new(0),
             controls: AtomicU32::new(0),
             in_flight: AtomicUsize::new(0),
@@ -160,14 +170,14 @@ impl Shared {
         self.metrics.waiting.set(0);
     }
 
-    /// How requests go out now; `None` without a session.
-    pub(super) fn caller(&self) -> Option<Caller> {
-        self.caller.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The ways into the current session; `None` without one.
+    pub(super) fn doors(&self) -> Option<Doors> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Sets how requests go out.
-    pub(super) fn set_caller(&self, caller: Option<Caller>) {
-        *self.caller.lock().unwrap_or_else(PoisonError::into_inner) = caller;
+    /// Opens or closes the ways in.
+    pub(super) fn set_doors(&self, doors: Option<Doors>) {
+        *self.doors.lock().unwrap_or_else(PoisonError::into_inner) = doors;
     }
 
     /// The number of the next node queue; no number comes twice.

@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use lapin::options::ConfirmSelectOptions;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Consumer};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,10 +20,11 @@ use tokio_util::sync::CancellationToken;
 use super::consume::Envelopes;
 use super::control::{self, Caller};
 use super::dead::sort_dropped;
+use super::events::{self, Emission, publish_events};
 use super::ingress::Lane;
 use super::open::{Link, OpenError, connect, explain_declare};
 use super::publish::Publisher;
-use super::shared::{Intake, SessionError, Shared};
+use super::shared::{Doors, Intake, SessionError, Shared};
 use super::topology::{DROPPED, Declarer};
 use crate::broker::Health;
 use crate::domain::Priority;
@@ -41,6 +43,7 @@ pub(super) struct Session {
     /// Consumes.
     consuming: Link,
     parts: Parts,
+    doors: Doors,
     /// Ends its tasks.
     cancel: CancellationToken,
 }
@@ -50,6 +53,8 @@ struct Parts {
     to_nodes: Channel,
     to_control: Channel,
     to_dead: Channel,
+    to_events: Channel,
+    emissions: mpsc::Receiver<Emission>,
     envelopes: Envelopes,
     control: Consumer,
     dropped: Consumer,
@@ -75,16 +80,21 @@ pub(super) async fn open(shared: &Shared, uri: &AMQPUri) -> Result<Session, Open
     for lane in Priority::ALL {
         lanes.push((lane, channel(shared, &consuming).await?));
     }
+    let (events, emissions) = mpsc::channel(events::WAITING);
     let parts = Parts {
         to_nodes: confirming(shared, &publishing).await?,
         to_control: confirming(shared, &publishing).await?,
         to_dead: confirming(shared, &publishing).await?,
+        to_events: confirming(shared, &publishing).await?,
+        emissions,
         envelopes,
         control,
         dropped,
         lanes,
     };
-    Ok(Session { publishing, consuming, parts, cancel: shared.cancel.child_token() })
+    let cancel = shared.cancel.child_token();
+    let caller = Caller { channel: parts.to_control.clone(), cancel: cancel.clone() };
+    Ok(Session { publishing, consuming, parts, doors: Doors { caller, events }, cancel })
 }
 
 fn into_open(error: SessionError) -> OpenError {
@@ -126,7 +136,7 @@ pub(super) async fn supervise(shared: Arc<Shared>, uris: Vec<AMQPUri>, first: Se
         let opened = Instant::now();
         let ended = run(&shared, session).await;
         shared.report(Health::Down);
-        shared.set_caller(None);
+        shared.set_doors(None);
         shared.pending.clear();
         if shared.cancel.is_cancelled() {
             break;
@@ -173,12 +183,9 @@ fn pause((first, longest): (Duration, Duration), failures: u32) -> Duration {
     doubled.min(longest).mul_f64(rand::random_range(0.1..1.0))
 }
 
-/// Lets envelopes and requests out through this session.
+/// Lets envelopes, requests and events out through this session.
 pub(super) fn announce(shared: &Shared, session: &Session) {
-    shared.set_caller(Some(Caller {
-        channel: session.parts.to_control.clone(),
-        cancel: session.cancel.clone(),
-    }));
+    shared.set_doors(Some(session.doors.clone()));
     shared.report(Health::Up);
 }
 
@@ -186,7 +193,7 @@ pub(super) fn announce(shared: &Shared, session: &Session) {
 async fn run(shared: &Arc<Shared>, session: Session) -> Result<(), SessionError> {
     announce(shared, &session);
     let mut tasks = JoinSet::new();
-    let Session { publishing, consuming, parts, cancel } = session;
+    let Session { publishing, consuming, parts, cancel, .. } = session;
     spawn(shared, &publishing, parts, &cancel, &mut tasks);
     let mut ended = Ok(());
     while let Some(task) = tasks.join_next().await {
@@ -230,6 +237,8 @@ fn spawn(
     spawn(serving.boxed());
     let sorting = sort_dropped(Arc::clone(shared), parts.dropped, parts.to_dead.clone(), cancel.clone());
     spawn(sorting.boxed());
+    let emitting = publish_events(Arc::clone(shared), parts.to_events, parts.emissions, cancel.clone());
+    spawn(emitting.boxed());
     for (lane, channel) in parts.lanes {
         let lane = Lane::new(Arc::clone(shared), lane, channel, parts.to_dead.clone());
         spawn(lane.run(cancel.clone()).boxed());

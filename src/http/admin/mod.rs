@@ -6,9 +6,11 @@
 //! | `GET /admin/connections?user=&node=&limit=` | connections, asked of the nodes themselves |
 //! | `DELETE /admin/connections/{id}` | closes one, on whichever node it is |
 //! | `GET /admin/presence/{user}` | what presence knows of a user |
+//! | `DELETE /admin/users/{id}` | erases what is stored of a user |
 //! | `POST /admin/drain` | sends this node's clients away |
 
 mod connections;
+mod users;
 
 use std::sync::Arc;
 
@@ -39,7 +41,7 @@ pub(super) fn routes(state: &Arc<State>) -> BoxedFilter<(Response,)> {
         .then(|user, call| without_body(call, |call| presence_answer(call, user)));
     let drain = warp::path!("admin" / "drain").and(warp::post()).and(call(state, "/admin/drain"));
     let drain = drain.then(|call| without_body(call, drain_answer));
-    let rest = presence.boxed().or(drain.boxed()).unify();
+    let rest = presence.boxed().or(drain.boxed()).unify().or(users::route(state)).unify();
     nodes.boxed().or(connections::routes(state)).unify().or(rest).unify().boxed()
 }
 
