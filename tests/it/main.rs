@@ -19,6 +19,7 @@ mod jobs;
 mod lagged;
 mod presence;
 mod read_state;
+mod receipts;
 mod sim;
 mod sockets;
 mod start;
