@@ -14,8 +14,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::domain::{NodeId, Priority};
 
+mod dead_letters;
 pub mod embedded;
 pub mod rabbit;
+
+pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, Graveyard};
 
 /// Whether messages to other nodes get anywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,7 +195,8 @@ pub trait Broker: Send + Sync {
     /// consumers are cancelled and what is unsettled may still be settled. A broker starts stopped.
     fn take_ingress(&self, on: bool);
 
-    /// The health now and at each change.
+    /// The health now and at each change. Whenever it says [`Health::Up`] anew, also after it had said so already, envelopes
+    /// may have been lost just before: the node's queue had to be replaced.
     fn health(&self) -> watch::Receiver<Health>;
 
     /// Stops consuming, sends what is queued and closes, all within `deadline`.

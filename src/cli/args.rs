@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::dead_letters::DeadLettersArguments;
 use super::inbox::InboxCommand;
 use crate::auth::{Algorithm, Secret, TopicPattern};
 use crate::domain::{DeviceId, PublisherId, TopicName, UserId};
@@ -78,6 +79,8 @@ Examples:
     Publish(PublishArguments),
     /// Connect as a user's device; print notifications and acknowledge them.
     Listen(ListenArguments),
+    /// List, show, requeue or delete dead letters: AMQP messages that were refused for good.
+    DeadLetters(DeadLettersArguments),
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,6 +5,7 @@
 
 mod args;
 mod check;
+mod dead_letters;
 mod failure;
 mod inbox;
 mod listen;
@@ -35,6 +36,7 @@ pub fn main() -> ExitCode {
         Command::Token { what } => token::token(&what, &sources),
         Command::Inbox { what } => inbox::inbox(&what, &sources),
         Command::Publish(arguments) => publish::publish(&arguments, &sources),
+        Command::DeadLetters(arguments) => dead_letters::dead_letters(&arguments, &sources),
         Command::Listen(arguments) => listen::listen(&arguments, &sources),
     };
     match outcome {

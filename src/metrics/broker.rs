@@ -60,6 +60,10 @@ pub struct BrokerMetrics {
     pub unsettled: Gauge,
     /// Ingress messages that outlived their expiration in a lane.
     pub expired: Counter,
+    /// Dead letters in `fanfare.dead`, as last counted.
+    pub dead_letters_kept: Gauge,
+    /// Dead letters that operators took out: `requeued`, `deleted`.
+    pub dead_letters_settled: Family<Reason, Counter>,
     /// Messages kept in `fanfare.dead`, by the code of the reason.
     pub dead_letters: Family<Reason, Counter>,
 }
@@ -93,6 +97,11 @@ impl BrokerMetrics {
     /// Counts one settled ingress message.
     pub fn settled(&self, lane: &'static str, outcome: &'static str) {
         self.ingress.get_or_create(&Settled { lane, outcome }).inc();
+    }
+
+    /// Counts one dead letter that an operator took out.
+    pub fn dead_letter_settled(&self, reason: &'static str) {
+        self.dead_letters_settled.get_or_create(&Reason { reason }).inc();
     }
 
     /// Counts one message kept as a dead letter.
@@ -176,6 +185,16 @@ impl BrokerMetrics {
             "broker_dead_letters",
             "Messages kept in fanfare.dead, by reason code",
             self.dead_letters.clone(),
+        );
+        registry.register(
+            "broker_dead_letters_kept",
+            "Dead letters in fanfare.dead, as last counted",
+            self.dead_letters_kept.clone(),
+        );
+        registry.register(
+            "broker_dead_letters_settled",
+            "Dead letters that operators requeued or deleted",
+            self.dead_letters_settled.clone(),
         );
     }
 }

@@ -49,8 +49,6 @@ use crate::routing::Router;
 
 pub use stop::Report;
 
-/// How many ingress messages are under way.
-const INGRESS_CONCURRENT: usize = 512;
 /// How long tokens of the demo page last.
 const DEMO_TOKEN_TTL: Duration = Duration::from_secs(3_600);
 
@@ -122,7 +120,7 @@ impl Node {
         backends::check_skew(presence.as_ref()).await?;
         backends::claim_id(presence.as_ref(), &lease, config.node.lease_ttl).await?;
         let connected = backends::broker(&config, &lease.boot, &clock, &metrics, &tracker, &cancel).await;
-        let (broker, inlets) = match connected {
+        let (broker, graveyard, inlets) = match connected {
             Ok(connected) => connected,
             Err(error) => {
                 // So that the next try does not have to wait for this one's lease; what fails runs out.
@@ -193,7 +191,6 @@ impl Node {
             Arc::clone(&publishing),
             Arc::clone(&publishers),
             ingress,
-            INGRESS_CONCURRENT,
             tracker.clone(),
             cancel.clone(),
         ));
@@ -222,6 +219,7 @@ impl Node {
             publishing,
             delivery,
             presence: Arc::clone(&presence),
+            graveyard,
             inbox,
             publishers,
             tokens: Arc::clone(&tokens),

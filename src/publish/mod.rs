@@ -97,6 +97,7 @@ pub struct Publishing {
     tracker: TaskTracker,
     commits: Batcher<Job, Result<Committed, InboxError>>,
     shared_commits: Batcher<Job, Result<Committed, InboxError>>,
+    low_commits: Batcher<Job, Result<Committed, InboxError>>,
     outcomes: Arc<Outcomes>,
     growth: Arc<OnceLock<Growth>>,
 }
@@ -129,7 +130,8 @@ impl Publishing {
             })
         };
         // Shared streams apart: their counters are contended, and nobody's own stream should wait for them.
-        let (commits, shared_commits) = (start(settings.workers), start(1));
+        // What may wait apart, too: however much of it there is, nothing else waits for a group of it.
+        let (commits, shared_commits, low_commits) = (start(settings.workers), start(1), start(1));
         let outcomes = Outcomes::start(&inbox, &clock, &metrics, tracker, cancel);
         let tracker = tracker.clone();
         Arc::new(Self {
@@ -141,6 +143,7 @@ impl Publishing {
             tracker,
             commits,
             shared_commits,
+            low_commits,
             outcomes,
             growth,
         })
@@ -261,7 +264,11 @@ impl Publishing {
         let started = Instant::now();
         let keyed = job.idempotency.is_some();
         let shared = job.recipients.iter().any(|recipient| recipient.stream.is_shared());
-        let commits = if shared { &self.shared_commits } else { &self.commits };
+        let commits = match lane {
+            Priority::Low => &self.low_commits,
+            _ if shared => &self.shared_commits,
+            _ => &self.commits,
+        };
         let committed = commits.call(lane as usize, job).await.map_err(|error| match error {
             BatchError::Full => PublishError::Overloaded,
             BatchError::Stopped => PublishError::Unavailable(None),

@@ -1,5 +1,6 @@
 //! The program as people run it: against small servers that play the node.
 
+mod dead_letters;
 mod listen;
 mod publish;
 
@@ -95,6 +96,11 @@ fn every_command_has_help_with_examples() {
         vec!["token", "admin"],
         vec!["publish"],
         vec!["listen"],
+        vec!["dead-letters"],
+        vec!["dead-letters", "list"],
+        vec!["dead-letters", "show"],
+        vec!["dead-letters", "requeue"],
+        vec!["dead-letters", "delete"],
     ] {
         let ran = run(folder.path(), &[command.clone(), vec!["--help"]].concat());
         assert_eq!(ran.code, Some(0), "{command:?}: {}", ran.err);

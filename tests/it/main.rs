@@ -10,13 +10,17 @@ mod cli;
 mod cluster;
 mod config;
 mod contract;
+mod dead_letters;
 mod degraded;
 mod deploy;
 mod docs;
+#[expect(dead_code, reason = "the fault runs ask it more")]
+mod fault_account;
 mod faults;
 mod http;
 mod jobs;
 mod lagged;
+mod lanes;
 mod presence;
 mod read_state;
 mod receipts;

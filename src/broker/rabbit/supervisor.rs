@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lapin::options::ConfirmSelectOptions;
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPUri, SASLMechanism};
 use lapin::{Channel, Consumer};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -22,6 +22,7 @@ use super::control::{self, Caller};
 use super::dead::sort_dropped;
 use super::events::{self, Emission, publish_events};
 use super::ingress::Lane;
+use super::letters::{self, Clerk, Errand};
 use super::open::{Link, OpenError, connect, explain_declare};
 use super::publish::Publisher;
 use super::shared::{Doors, Intake, SessionError, Shared};
@@ -39,9 +40,9 @@ const DROPPED_PREFETCH: u16 = 64;
 /// Everything that one session needs, open.
 pub(super) struct Session {
     /// Publishes; under an alarm the broker does not read it, not even acknowledgements.
-    publishing: Link,
+    publishing: Arc<Link>,
     /// Consumes.
-    consuming: Link,
+    consuming: Arc<Link>,
     parts: Parts,
     doors: Doors,
     /// Ends its tasks.
@@ -55,6 +56,7 @@ struct Parts {
     to_dead: Channel,
     to_events: Channel,
     emissions: mpsc::Receiver<Emission>,
+    errands: mpsc::Receiver<Errand>,
     envelopes: Envelopes,
     control: Consumer,
     dropped: Consumer,
@@ -64,6 +66,9 @@ struct Parts {
 /// Opens a session: connections, channels, topology, consumers; lanes are not consumed yet.
 pub(super) async fn open(shared: &Shared, uri: &AMQPUri) -> Result<Session, OpenError> {
     let settings = &shared.settings;
+    // By a certificate RabbitMQ finds a name of its own.
+    let is_named = uri.query.auth_mechanism != Some(SASLMechanism::External);
+    shared.set_login(is_named.then(|| uri.authority.userinfo.username.clone()));
     let publishing = connect(settings, uri, "publish").await?;
     let consuming = connect(settings, uri, "consume").await?;
     let first = channel(shared, &publishing).await?;
@@ -81,12 +86,14 @@ pub(super) async fn open(shared: &Shared, uri: &AMQPUri) -> Result<Session, Open
         lanes.push((lane, channel(shared, &consuming).await?));
     }
     let (events, emissions) = mpsc::channel(events::WAITING);
+    let (letters, errands) = mpsc::channel(letters::WAITING);
     let parts = Parts {
         to_nodes: confirming(shared, &publishing).await?,
         to_control: confirming(shared, &publishing).await?,
         to_dead: confirming(shared, &publishing).await?,
         to_events: confirming(shared, &publishing).await?,
         emissions,
+        errands,
         envelopes,
         control,
         dropped,
@@ -94,7 +101,9 @@ pub(super) async fn open(shared: &Shared, uri: &AMQPUri) -> Result<Session, Open
     };
     let cancel = shared.cancel.child_token();
     let caller = Caller { channel: parts.to_control.clone(), cancel: cancel.clone() };
-    Ok(Session { publishing, consuming, parts, doors: Doors { caller, events }, cancel })
+    let doors = Doors { caller, events, letters };
+    let (publishing, consuming) = (Arc::new(publishing), Arc::new(consuming));
+    Ok(Session { publishing, consuming, parts, doors, cancel })
 }
 
 fn into_open(error: SessionError) -> OpenError {
@@ -194,7 +203,7 @@ async fn run(shared: &Arc<Shared>, session: Session) -> Result<(), SessionError>
     announce(shared, &session);
     let mut tasks = JoinSet::new();
     let Session { publishing, consuming, parts, cancel, .. } = session;
-    spawn(shared, &publishing, parts, &cancel, &mut tasks);
+    spawn(shared, (&publishing, &consuming), parts, &cancel, &mut tasks);
     let mut ended = Ok(());
     while let Some(task) = tasks.join_next().await {
         let task = task.unwrap_or(Err(SessionError::Panicked));
@@ -218,7 +227,7 @@ async fn run(shared: &Arc<Shared>, session: Session) -> Result<(), SessionError>
 /// Starts the tasks of a session; each ends with `cancel`.
 fn spawn(
     shared: &Arc<Shared>,
-    publishing: &Link,
+    (publishing, consuming): (&Arc<Link>, &Arc<Link>),
     parts: Parts,
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<(), SessionError>>,
@@ -239,6 +248,12 @@ fn spawn(
     spawn(sorting.boxed());
     let emitting = publish_events(Arc::clone(shared), parts.to_events, parts.emissions, cancel.clone());
     spawn(emitting.boxed());
+    let clerk = Clerk {
+        shared: Arc::clone(shared),
+        publishing: Arc::clone(publishing),
+        consuming: Arc::clone(consuming),
+    };
+    spawn(clerk.run(parts.errands, cancel.clone()).boxed());
     for (lane, channel) in parts.lanes {
         let lane = Lane::new(Arc::clone(shared), lane, channel, parts.to_dead.clone());
         spawn(lane.run(cancel.clone()).boxed());

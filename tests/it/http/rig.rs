@@ -105,6 +105,9 @@ impl Rig {
             publishing: Arc::clone(&publishing),
             delivery: Arc::clone(&first),
             presence: Arc::new(presence.clone()),
+            graveyard: Arc::new(
+                EmbeddedBus::new().join(NodeId::new("n0").expect("an id"), metrics.broker.clone()).0,
+            ),
             inbox: inbox.clone(),
             publishers: Arc::new(publishers(&parts.tokens)),
             tokens: Arc::clone(&parts.tokens),

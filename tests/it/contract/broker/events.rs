@@ -36,9 +36,7 @@ async fn bind(rabbit: &Rabbit, pattern: &str, arguments: FieldTable) {
 async fn take_all(rabbit: &Rabbit) -> Vec<(String, String)> {
     let mut taken = Vec::new();
     let options = BasicGetOptions { no_ack: true };
-    while let Some(got) =
-        rabbit.channel.basic_get("backend".into(), options.clone()).await.expect("it is there")
-    {
+    while let Some(got) = rabbit.channel.basic_get("backend".into(), options).await.expect("it is there") {
         assert_eq!(*got.properties.delivery_mode(), Some(2), "persistent");
         assert_eq!(
             got.properties.content_type().as_ref().map(|kind| kind.as_str()),
