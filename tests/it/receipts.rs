@@ -163,7 +163,10 @@ async fn whoever_waits_is_answered_by_the_acknowledgement_itself() {
     });
     let seq = phone.expect_notification().await.seq.expect("a seq");
     let operator = node.operator();
-    assert_eq!(operator.metric("fanfare_publish_waiting").await, 1.0, "it waits for the acknowledgement");
+    eventually(DEADLINE, "it waits for the acknowledgement", async || {
+        operator.metric("fanfare_publish_waiting").await == 1.0
+    })
+    .await;
     phone.ack("user", seq).await;
     let (status, answer) =
         within(DEADLINE, "the answer, long before its deadline", waiting).await.expect("it ends");
