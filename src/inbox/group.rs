@@ -102,7 +102,7 @@ fn count(metrics: &InboxMetrics, answers: &[Result<Appended, Failure>]) {
             Appended::Replayed(_) => {
                 metrics.replays.inc();
             }
-            Appended::KeyReused => {}
+            Appended::KeyReused | Appended::NotScheduled => {}
         }
     }
 }

@@ -19,8 +19,14 @@ const DEADLINE: Duration = Duration::from_secs(3600);
 /// What a migration is called and what it does.
 type Source = (i64, &'static str, &'static str);
 
-const POSTGRES: &[Source] = &[(1, "inbox", include_str!("../../migrations/postgres/0001_inbox.sql"))];
-const SQLITE: &[Source] = &[(1, "inbox", include_str!("../../migrations/sqlite/0001_inbox.sql"))];
+const POSTGRES: &[Source] = &[
+    (1, "inbox", include_str!("../../migrations/postgres/0001_inbox.sql")),
+    (2, "receipts", include_str!("../../migrations/postgres/0002_receipts.sql")),
+];
+const SQLITE: &[Source] = &[
+    (1, "inbox", include_str!("../../migrations/sqlite/0001_inbox.sql")),
+    (2, "receipts", include_str!("../../migrations/sqlite/0002_receipts.sql")),
+];
 
 /// What [`migrate`] did.
 #[derive(Debug, Clone, PartialEq, Eq)]

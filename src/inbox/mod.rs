@@ -24,15 +24,30 @@ pub mod sqlite;
 
 mod calls;
 mod cursors;
+mod epoch;
+mod erasure;
 mod failure;
 mod group;
 mod open_error;
+mod outbox;
 mod page;
+mod reads;
+mod receipts;
+mod schedules;
 mod start;
 
+pub use epoch::new_epoch;
 pub use migrations::{MigrateReport, is_sqlite, migrate};
 pub use open_error::OpenError;
+pub use outbox::{Outbox, OutboxEvent, PresenceChange};
 pub use postgres::PostgresInbox;
+pub use reads::{
+    InboxEntry, InboxPage, Look, MAX_SHARED_UNREAD, Mark, Marked, ReadChange, ReadState, Unread,
+};
+pub use receipts::{
+    AfterRecipient, Cancelled, Counts, Delivered, DeliveredShared, Receipt, Receipts, RecipientReceipt, State,
+};
+pub use schedules::{DueSchedule, Schedule, Scheduled, Schedules};
 pub use sqlite::SqliteInbox;
 
 /// Why the inbox did not do what it was asked to.
@@ -73,8 +88,15 @@ pub struct Append {
     pub notification: Notification,
     /// One entry each; not empty. Several entries may go to one stream (two devices of a user).
     pub recipients: Vec<Recipient>,
+    /// Whose it is: who may cancel it and ask what became of it.
+    pub publisher: PublisherId,
     /// The publisher's key, if it gave one.
     pub idempotency: Option<Idempotency>,
+    /// Names what it replaces: older entries of the same stream, target device and key are superseded for
+    /// devices that have not acknowledged them. A later cancellation does not revive those.
+    pub collapse_key: Option<String>,
+    /// It was scheduled: it is appended only if its schedule is still there, which ends in the same statement.
+    pub scheduled: bool,
 }
 
 /// Where an entry ended up.
@@ -95,6 +117,8 @@ pub enum Appended {
     Replayed(FirstAnswer),
     /// The key was used before for another request: nothing was appended.
     KeyReused,
+    /// Its schedule has ended (it was cancelled, or has fired already): nothing was appended.
+    NotScheduled,
 }
 
 /// What the first request with an idempotency key was told.
@@ -167,11 +191,14 @@ pub struct Opened {
     /// Where the client believed to be (its resume or cursor), if entries between there and
     /// `position` are gone, or if that place is of another epoch or above the head.
     pub gap_from: Option<Seq>,
-    /// For the user's own stream: how many entries there are that nobody read and that have not
-    /// expired (those for other devices do not count). 0 for shared streams.
+    /// How many entries there are that the user has not read and that have not expired, been superseded or
+    /// cancelled. Of the user's own stream all (those for other devices, too); of a shared stream those since a
+    /// device of the user first followed it, counted up to [`MAX_SHARED_UNREAD`].
     pub unread: u64,
-    /// Grows whenever `unread` may have changed; never goes back.
+    /// Grows whenever `unread` of the own stream may have changed; never goes back. 0 for shared streams.
     pub version: u64,
+    /// [`Unread::reads`] of the user. 0 for shared streams.
+    pub reads: u64,
 }
 
 /// Which entries of a stream a read returns; the others are passed over.
@@ -210,7 +237,7 @@ pub struct Page {
     /// How far this page reaches: the last entry's seq if the page was cut short, else `head`. Whoever
     /// has the page has everything up to here that there is for it, whatever seqs are absent.
     pub through: Seq,
-    /// In order of seq. Expired ones are absent.
+    /// In order of seq. Those that expired, were superseded or cancelled are absent.
     pub entries: Vec<Entry>,
 }
 
@@ -223,8 +250,37 @@ pub struct Entry {
     pub device: Option<DeviceId>,
     /// When it stops being worth delivering.
     pub expires_at: Option<UnixMillis>,
-    /// The notification as clients get it (JSON).
-    pub json: Bytes,
+    /// What is there.
+    pub content: Content,
+}
+
+/// What an entry holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// A notification.
+    Notification {
+        /// As clients get it (JSON).
+        json: Bytes,
+        /// Whether the user has read it; always false in shared streams.
+        is_read: bool,
+    },
+    /// The cancellation of the notification with this id.
+    Cancelled(NotificationId),
+}
+
+impl Content {
+    /// What it adds to a page and to a window, in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Notification { json, .. } => json.len(),
+            Self::Cancelled(_) => 36,
+        }
+    }
+
+    /// Whether it is empty (it never is).
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Where a stream stands.
@@ -234,6 +290,8 @@ pub struct Head {
     pub epoch: Epoch,
     /// Its highest seq.
     pub head: Seq,
+    /// Of a user's own stream: [`Unread::reads`] of that user. 0 for shared streams.
+    pub reads: u64,
 }
 
 /// How far a device has acknowledged a stream.
@@ -278,6 +336,38 @@ pub trait Streams: Send + Sync {
     async fn commit(&self, cursors: Vec<Cursor>) -> Result<(), InboxError>;
 }
 
+/// What [`Upkeep::sweep`] removes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfDate {
+    /// Idempotency keys made before this.
+    pub keys: UnixMillis,
+    /// Entries and bodies that expired before this.
+    pub expired: UnixMillis,
+    /// Devices that were last used before this, with their cursors.
+    pub devices: UnixMillis,
+}
+
+/// What was erased of a person: how many rows of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Erased {
+    /// Entries of their stream.
+    pub entries: u64,
+    /// Notifications that nobody else got.
+    pub notifications: u64,
+    /// Devices.
+    pub devices: u64,
+    /// Cursors of these.
+    pub cursors: u64,
+    /// Marks of what they read in shared streams, and where they began to follow them.
+    pub reads: u64,
+    /// Scheduled notifications that name them alone. Others lose nothing: they are published to whoever is left.
+    pub scheduled: u64,
+    /// Events about them that were not told yet.
+    pub events: u64,
+    /// The stream's counter, the unread counter and the time they were last seen.
+    pub other: u64,
+}
+
 /// The rest: whether it is there, who was seen when, what is out of date.
 #[async_trait]
 pub trait Upkeep: Send + Sync {
@@ -290,17 +380,53 @@ pub trait Upkeep: Send + Sync {
     /// When these users were last connected; answers in the same order.
     async fn last_seen(&self, users: &[UserId]) -> Result<Vec<Option<UnixMillis>>, InboxError>;
 
-    /// Removes idempotency keys created before `keys_before` and what expired before `now`, in
-    /// batches of at most `limit` rows a kind; returns how many rows went (0: nothing is left to do).
-    async fn sweep(&self, now: UnixMillis, keys_before: UnixMillis, limit: u32) -> Result<u64, InboxError>;
+    /// Notes which entries expired before `now` that nobody had acknowledged, in batches of at most `limit`;
+    /// returns how many (0: nothing is left to do). Writes `receipt.expired` where that is switched on.
+    async fn expire(&self, now: UnixMillis, limit: u32) -> Result<u64, InboxError>;
+
+    /// Removes what is out of date, at most `limit` rows a kind; returns how many rows went (0: nothing is
+    /// left to do).
+    async fn sweep(&self, before: &OutOfDate, limit: u32) -> Result<u64, InboxError>;
+
+    /// Retention by age: raises the floors of streams above what was created before `created_before` and
+    /// removes it, at most `limit` notifications; returns how many entries went. What nobody acknowledged is
+    /// counted, and told, as dropped.
+    async fn retain_by_age(&self, created_before: UnixMillis, limit: u32) -> Result<u64, InboxError>;
+
+    /// Retention by count: leaves these streams their last `max_entries` seqs; returns how many entries went.
+    /// A notification is removed when no stream has it above its floor; until then its receipt tells whose was
+    /// dropped.
+    async fn retain_by_count(&self, streams: &[Stream], max_entries: u64) -> Result<u64, InboxError>;
+
+    /// Streams with more than `max_entries` seqs above their floor and above where they began, at most `limit`.
+    async fn overfull(&self, max_entries: u64, limit: u32) -> Result<Vec<Stream>, InboxError>;
+
+    /// Looks at notifications that are due to have been acknowledged: writes `undelivered` for each recipient
+    /// that has acknowledged nothing of it. At most `limit` notifications; returns how many were looked at.
+    async fn look_for_undelivered(&self, now: UnixMillis, limit: u32) -> Result<u64, InboxError>;
+
+    /// Forgets a device: its cursors and its place among the user's devices. Returns whether it was there.
+    async fn remove_device(&self, user: &UserId, device: &DeviceId) -> Result<bool, InboxError>;
+
+    /// Devices that are still in use, so that they do not look idle.
+    async fn used(&self, devices: &[(UserId, DeviceId)], now: UnixMillis) -> Result<(), InboxError>;
+
+    /// Erases all that is stored of a person, and says what. Notifications that others got, too, stay with them;
+    /// schedules that name others, too, are kept for those. Not one transaction: when it fails, call it again.
+    ///
+    /// Nothing is left that names the person, so nobody can tell a stream that is used again later from a new
+    /// one. Instead the store keeps one number, the furthest that any erased stream (with its unread version)
+    /// had come, and all streams made later begin above it, in the same epoch: an old client's resume is below
+    /// what is new, never above or among it, and its unread version does not go back.
+    async fn erase(&self, user: &UserId) -> Result<Erased, InboxError>;
 
     /// Lets go of all connections; later calls fail.
     async fn close(&self);
 }
 
 /// The whole inbox.
-pub trait Inbox: Appender + Streams + Upkeep {}
-impl<T: Appender + Streams + Upkeep> Inbox for T {}
+pub trait Inbox: Appender + Streams + Receipts + ReadState + Schedules + Outbox + Upkeep {}
+impl<T: Appender + Streams + Receipts + ReadState + Schedules + Outbox + Upkeep> Inbox for T {}
 
 /// What both implementations are told.
 #[derive(Clone)]
@@ -313,6 +439,10 @@ pub struct Settings {
     pub timeout: Duration,
     /// How many devices a user may have.
     pub max_devices: u32,
+    /// Whether what becomes of notifications is written to the outbox (`receipt.*`).
+    pub receipt_events: bool,
+    /// After how long without an acknowledgement `undelivered` is told; `None`: never.
+    pub undelivered_after: Option<Duration>,
 }
 
 impl std::fmt::Debug for Settings {
@@ -321,6 +451,8 @@ impl std::fmt::Debug for Settings {
             .field("max_connections", &self.max_connections)
             .field("timeout", &self.timeout)
             .field("max_devices", &self.max_devices)
+            .field("receipt_events", &self.receipt_events)
+            .field("undelivered_after", &self.undelivered_after)
             .finish_non_exhaustive()
     }
 }

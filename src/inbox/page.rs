@@ -29,7 +29,7 @@ pub(super) fn cut(request: &Read, found: Found) -> Page {
         .take(request.max_entries.max(1) as usize)
         .enumerate()
         .take_while(|(place, entry)| {
-            bytes = bytes.saturating_add(entry.json.len());
+            bytes = bytes.saturating_add(entry.content.len());
             // The first goes whatever its size, or a reader would never get past it.
             *place == 0 || bytes <= request.max_bytes
         })

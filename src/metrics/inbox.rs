@@ -33,6 +33,13 @@ pub struct FailureLabels {
     pub kind: InboxFailure,
 }
 
+/// What became of notifications for recipients.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReceiptLabels {
+    /// The state's word, such as `delivered`.
+    pub state: &'static str,
+}
+
 /// Counters and histograms of the inbox. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct InboxMetrics {
@@ -50,6 +57,9 @@ pub struct InboxMetrics {
     pub halved: Counter,
     /// Rows that the sweep removed.
     pub swept: Counter,
+    /// Entries that came into a state, each counted once a state: one of a user's stream for each
+    /// recipient, one of a topic or everyone for all who follow it.
+    pub receipts: Family<ReceiptLabels, Counter>,
 }
 
 impl InboxMetrics {
@@ -84,7 +94,27 @@ impl InboxMetrics {
             "Rows removed because they were out of date",
             metrics.swept.clone(),
         );
+        registry.register(
+            "receipts",
+            "Entries that came to be stored, delivered, read, expired, superseded, cancelled or dropped",
+            metrics.receipts.clone(),
+        );
         metrics
+    }
+
+    /// Acknowledged / (accepted - expired - superseded - cancelled), by these counters.
+    pub fn delivery_rate(&self) -> f64 {
+        let count = |state| self.receipts.get_or_create(&ReceiptLabels { state }).get() as f64;
+        let worth = count("stored") - count("expired") - count("superseded") - count("cancelled");
+        // What others accepted may end here: then these counters alone say nothing.
+        if worth > 0.0 { count("delivered") / worth } else { f64::NAN }
+    }
+
+    /// Counts entries that came into a state, by its word.
+    pub fn count_receipts(&self, state: &'static str, entries: u64) {
+        if entries > 0 {
+            self.receipts.get_or_create(&ReceiptLabels { state }).inc_by(entries);
+        }
     }
 }
 
@@ -100,6 +130,7 @@ impl Default for InboxMetrics {
             replays: Counter::default(),
             halved: Counter::default(),
             swept: Counter::default(),
+            receipts: Family::default(),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! One group on its way: committed, located, sent, in this order.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use crate::domain::{Notification, NotificationId, Recipient, Stream};
+use super::growth::Growth;
+use crate::clock::Clock;
+use crate::domain::{Notification, NotificationId, PublisherId, Recipient, Stream};
 use crate::inbox::{Append, Appended, FirstAnswer, Idempotency, Inbox, InboxError, Place};
 use crate::metrics::publish::PublishMetrics;
 use crate::routing::{Router, Whereabouts};
@@ -16,34 +18,71 @@ use crate::wire::Tail;
 pub(super) struct Job {
     pub(super) notification: Notification,
     pub(super) recipients: Vec<Recipient>,
+    pub(super) publisher: PublisherId,
     pub(super) idempotency: Option<Idempotency>,
+    pub(super) collapse_key: Option<String>,
+    /// It was scheduled, and its time has come.
+    pub(super) scheduled: bool,
 }
 
 /// What became of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Committed {
-    Stored { id: NotificationId, online: Option<u32> },
-    Replayed { id: NotificationId, online: Option<u32> },
+    Stored {
+        id: NotificationId,
+        online: Option<u32>,
+    },
+    Replayed {
+        id: NotificationId,
+        online: Option<u32>,
+    },
     KeyReused,
+    /// Its schedule has ended meanwhile.
+    NotScheduled,
+    /// Its TTL ran out before it was committed: nothing was.
+    Expired,
 }
 
 /// Carries groups.
 pub(super) struct Pipeline {
     pub(super) inbox: Arc<dyn Inbox>,
     pub(super) router: Arc<Router>,
+    pub(super) clock: Clock,
     pub(super) metrics: PublishMetrics,
+    /// Who is told of streams that have grown, if anybody is.
+    pub(super) growth: Arc<OnceLock<Growth>>,
 }
 
 impl Pipeline {
+    /// What is past its time is dropped before it costs anything.
     pub(super) async fn commit(
         &self,
         jobs: Vec<Job>,
         tracker: &TaskTracker,
     ) -> Vec<Result<Committed, InboxError>> {
+        let now = self.clock.now();
+        let is_late: Vec<bool> = jobs.iter().map(|job| job.notification.is_expired(now)).collect();
+        let live: Vec<Job> = jobs.into_iter().filter(|job| !job.notification.is_expired(now)).collect();
+        let mut committed = match live.is_empty() {
+            true => Vec::new(),
+            false => self.commit_live(live, tracker).await,
+        }
+        .into_iter();
+        let each = is_late.into_iter().map(|late| match late {
+            true => Ok(Committed::Expired),
+            false => committed.next().expect("one for each that was appended"),
+        });
+        each.collect()
+    }
+
+    async fn commit_live(&self, jobs: Vec<Job>, tracker: &TaskTracker) -> Vec<Result<Committed, InboxError>> {
         let appends = jobs.iter().map(|job| Append {
             notification: job.notification.clone(),
             recipients: job.recipients.clone(),
+            publisher: job.publisher.clone(),
             idempotency: job.idempotency.clone(),
+            collapse_key: job.collapse_key.clone(),
+            scheduled: job.scheduled,
         });
         let appended = self.inbox.append(appends.collect()).await;
         let located = self.locate(&jobs, &appended).await;
@@ -53,6 +92,7 @@ impl Pipeline {
                 Ok(Appended::Stored(places)) => Ok(self.stored(job, &places, &whereabouts, tracker)),
                 Ok(Appended::Replayed(first)) => Ok(self.replayed(&job, &first, &whereabouts, tracker)),
                 Ok(Appended::KeyReused) => Ok(Committed::KeyReused),
+                Ok(Appended::NotScheduled) => Ok(Committed::NotScheduled),
                 Err(error) => Err(error),
             });
         }
@@ -65,7 +105,7 @@ impl Pipeline {
         for (job, appended) in jobs.iter().zip(appended) {
             recipients.push(match appended {
                 Ok(Appended::Stored(_) | Appended::Replayed(_)) => &job.recipients,
-                Ok(Appended::KeyReused) | Err(_) => &[],
+                Ok(Appended::KeyReused | Appended::NotScheduled) | Err(_) => &[],
             });
         }
         self.router.locate(&recipients).await
@@ -79,7 +119,10 @@ impl Pipeline {
         tracker: &TaskTracker,
     ) -> Committed {
         self.metrics.entries.inc_by(places.len() as u64);
-        let Job { notification, recipients, idempotency } = job;
+        if let Some(growth) = self.growth.get() {
+            growth.appended(&job.recipients, places);
+        }
+        let Job { notification, recipients, idempotency, .. } = job;
         let tail = Tail::of(&notification.json);
         self.router.send_stored(&tail, notification.expires_at, &recipients, places, whereabouts);
         let online = whereabouts.online(&recipients);

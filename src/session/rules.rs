@@ -9,7 +9,7 @@ pub struct Rules {
     pub move_to_through: bool,
     /// An entry above position + 1 is a gap and has to be read before anything is sent.
     pub read_gaps: bool,
-    /// A page or push of another epoch starts the stream again at the floor.
+    /// A page, push or head of another epoch, or a head under the position, ends the connection.
     pub compare_epochs: bool,
 }
 

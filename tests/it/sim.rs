@@ -13,6 +13,7 @@ mod line;
 mod model_broker;
 mod model_inbox;
 mod model_presence;
+mod model_rest;
 mod node;
 mod plan;
 mod planted;

@@ -3,7 +3,7 @@
 //! Owns the rules of `fanfare::inbox::Streams` as plain functions of the ledger.
 
 use fanfare::domain::{DeviceId, Seq, Stream, UnixMillis};
-use fanfare::inbox::{Audience, Entry, Head, Open, Opened, Page, Read};
+use fanfare::inbox::{Audience, Content, Entry, Head, Open, Opened, Page, Read};
 
 use super::ledger::{Kept, Ledger, Log, Place};
 
@@ -46,6 +46,7 @@ pub fn open(ledger: &mut Ledger, request: &Open, stale: Option<UnixMillis>, keep
         gap_from,
         unread: 0,
         version: head,
+        reads: 0,
     }
 }
 
@@ -98,7 +99,7 @@ pub fn page(ledger: &Ledger, request: &Read, now: UnixMillis, stale: Option<Unix
             seq: Seq(*seq),
             device: kept.device.clone(),
             expires_at: kept.expires_at,
-            json: kept.json.clone(),
+            content: Content::Notification { json: kept.json.clone(), is_read: false },
         });
     }
     page
@@ -114,7 +115,10 @@ fn is_for(audience: &Audience, target: Option<&DeviceId>) -> bool {
 /// Where streams stand.
 pub fn heads<'a>(ledger: &Ledger, streams: impl Iterator<Item = &'a Stream>) -> Vec<Head> {
     let epoch = ledger.epoch;
-    let head =
-        |stream: &Stream| Head { epoch, head: Seq(ledger.log(stream, epoch).map_or(0, |log| log.head)) };
+    let head = |stream: &Stream| Head {
+        epoch,
+        head: Seq(ledger.log(stream, epoch).map_or(0, |log| log.head)),
+        reads: 0,
+    };
     streams.map(head).collect()
 }

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use fanfare::domain::{PublisherId, Seq, Stream, UnixMillis, UserId};
+use fanfare::domain::{DeviceId, PublisherId, Seq, Stream, UnixMillis, UserId};
 use fanfare::inbox::{
-    Append, Appended, Appender, Cursor, FirstAnswer, Head, InboxError, Open, Opened, Page, Place as At, Read,
-    Streams, Upkeep,
+    Append, Appended, Appender, Cursor, Erased, FirstAnswer, Head, InboxError, Open, Opened, OutOfDate, Page,
+    Place as At, Read, Streams, Upkeep,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -248,8 +248,40 @@ impl Upkeep for ModelInbox {
         Ok(vec![None; users.len()])
     }
 
-    async fn sweep(&self, _: UnixMillis, _: UnixMillis, _: u32) -> Result<u64, InboxError> {
+    async fn sweep(&self, _: &OutOfDate, _: u32) -> Result<u64, InboxError> {
         Ok(0)
+    }
+
+    async fn expire(&self, _: UnixMillis, _: u32) -> Result<u64, InboxError> {
+        Ok(0)
+    }
+
+    async fn retain_by_age(&self, _: UnixMillis, _: u32) -> Result<u64, InboxError> {
+        Ok(0)
+    }
+
+    async fn retain_by_count(&self, _: &[Stream], _: u64) -> Result<u64, InboxError> {
+        Ok(0)
+    }
+
+    async fn overfull(&self, _: u64, _: u32) -> Result<Vec<Stream>, InboxError> {
+        unimplemented!("overfull")
+    }
+
+    async fn look_for_undelivered(&self, _: UnixMillis, _: u32) -> Result<u64, InboxError> {
+        Ok(0)
+    }
+
+    async fn remove_device(&self, _: &UserId, _: &DeviceId) -> Result<bool, InboxError> {
+        unimplemented!("remove_device")
+    }
+
+    async fn used(&self, _: &[(UserId, DeviceId)], _: UnixMillis) -> Result<(), InboxError> {
+        Ok(())
+    }
+
+    async fn erase(&self, _: &UserId) -> Result<Erased, InboxError> {
+        unimplemented!("erase")
     }
 
     async fn close(&self) {}

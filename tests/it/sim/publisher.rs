@@ -116,8 +116,14 @@ async fn locate_first(world: &World, target: Target) {
     let notification = Notification { id, created_at: clock.now(), expires_at: None, json };
     let recipients: Vec<Recipient> = target.recipients();
     let whereabouts = node.router.locate(&[&recipients]).await.remove(0);
-    let append =
-        Append { notification: notification.clone(), recipients: recipients.clone(), idempotency: None };
+    let append = Append {
+        notification: notification.clone(),
+        recipients: recipients.clone(),
+        publisher: fanfare::domain::PublisherId::new("shop").expect("a valid id"),
+        idempotency: None,
+        collapse_key: None,
+        scheduled: false,
+    };
     if let Some(Ok(Appended::Stored(places))) = node.inbox.append(vec![append]).await.pop() {
         let tail = Tail::of(&notification.json);
         node.router.send_stored(&tail, None, &recipients, &places, &whereabouts);

@@ -53,7 +53,7 @@ async fn one_body_serves_all_recipients_byte_for_byte(store: &Store) {
     places(store.append_one(item).await);
     for name in ["alice", "bob"] {
         let page = store.read_one(reading(&own(name), 0)).await;
-        assert_eq!(page.entries[0].json, json.as_bytes());
+        assert_eq!(json_of(&page.entries[0]), json.as_bytes());
     }
 }
 

@@ -135,7 +135,9 @@ async fn concurrent_groups_with_the_same_keys_in_any_order_do_not_deadlock(store
             match answer.expect("nothing fails") {
                 Appended::Stored(_) => stored += 1,
                 Appended::Replayed(_) => {}
-                Appended::KeyReused => panic!("all hashes are equal"),
+                Appended::KeyReused | Appended::NotScheduled => {
+                    panic!("all hashes are equal, and nothing is scheduled")
+                }
             }
         }
     }

@@ -206,7 +206,7 @@ async fn heads_are_told_in_order(store: &Store) {
     let epoch = store.attach("alice", "web").await.epoch;
     let streams = [Stream::Everyone, own("nobody"), own("alice"), Stream::Everyone];
     let heads = store.inbox.heads(&streams).await.expect("the heads");
-    let expected = [1, 0, 2, 1].map(|head| Head { epoch, head: Seq(head) });
+    let expected = [1, 0, 2, 1].map(|head| Head { epoch, head: Seq(head), reads: 0 });
     assert_eq!(heads, expected);
 }
 

@@ -10,8 +10,8 @@ use fanfare::domain::{
     DeviceId, Epoch, Notification, NotificationId, PublisherId, Recipient, Seq, Stream, UnixMillis, UserId,
 };
 use fanfare::inbox::{
-    Append, Appended, Audience, Cursor, Idempotency, Inbox, InboxError, Open, Opened, Page, Place,
-    PostgresInbox, Read, Resume, Settings, SqliteInbox, migrate,
+    Append, Appended, Audience, Content, Cursor, Entry, Idempotency, Inbox, InboxError, Open, Opened,
+    OutOfDate, Page, Place, PostgresInbox, Read, Resume, Settings, SqliteInbox, migrate,
 };
 use fanfare::metrics::inbox::InboxMetrics;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
@@ -20,6 +20,9 @@ use crate::support::backends;
 
 /// How many devices a user may have in these tests.
 pub const MAX_DEVICES: u32 = 4;
+
+/// When `undelivered` is told in these tests.
+pub const UNDELIVERED_AFTER: Duration = Duration::from_secs(600);
 
 /// What time it is at first.
 pub const START: UnixMillis = UnixMillis(1_764_547_200_000);
@@ -44,8 +47,14 @@ impl Store {
     }
 
     async fn at(url: String, folder: Option<tempfile::TempDir>) -> Self {
-        let settings =
-            Settings { url, max_connections: 5, timeout: Duration::from_secs(20), max_devices: MAX_DEVICES };
+        let settings = Settings {
+            url,
+            max_connections: 5,
+            timeout: Duration::from_secs(20),
+            max_devices: MAX_DEVICES,
+            receipt_events: true,
+            undelivered_after: Some(UNDELIVERED_AFTER),
+        };
         let report = migrate(&settings.url).await.expect("tables are made");
         assert!(!report.applied.is_empty());
         let time = Arc::new(AtomicU64::new(START.0));
@@ -181,7 +190,14 @@ pub fn item(stream: &Stream) -> Append {
 }
 
 pub fn item_for(recipients: Vec<Recipient>) -> Append {
-    Append { notification: notification(), recipients, idempotency: None }
+    Append {
+        notification: notification(),
+        recipients,
+        publisher: publisher(),
+        idempotency: None,
+        collapse_key: None,
+        scheduled: false,
+    }
 }
 
 pub fn to(stream: &Stream) -> Recipient {
@@ -237,4 +253,17 @@ pub fn seqs(places: &[Place]) -> Vec<u64> {
 
 pub fn page_seqs(page: &Page) -> Vec<u64> {
     page.entries.iter().map(|entry| entry.seq.0).collect()
+}
+
+/// The JSON of an entry that is a notification.
+pub fn json_of(entry: &Entry) -> &[u8] {
+    match &entry.content {
+        Content::Notification { json, .. } => json,
+        other => panic!("expected a notification; got {other:?}"),
+    }
+}
+
+/// What to sweep: what expired before `expired`, and keys from before `keys`; no devices.
+pub fn out_of_date(expired: UnixMillis, keys: UnixMillis) -> OutOfDate {
+    OutOfDate { keys, expired, devices: UnixMillis(0) }
 }
