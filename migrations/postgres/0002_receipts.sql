@@ -29,9 +29,12 @@ create index entries_collapse_idx on entries (stream, collapse, seq) where colla
 -- What expired and was not noted yet.
 create index entries_unexpired_idx on entries (expires_at) where expires_at is not null and state = 0;
 
+-- cancelled_at is set by the one statement that cancels: whoever comes second finds it set after the wait
+-- for the row, and makes no cancellations.
 alter table bodies
     add column publisher text collate "C",
-    add column recipients bigint;
+    add column recipients bigint,
+    add column cancelled_at bigint;
 -- Bodies lie in order of time, so a tiny index finds the old ones.
 create index bodies_created_at_idx on bodies using brin (created_at);
 
@@ -52,6 +55,13 @@ create table follows (
     read_version bigint not null default 0,
     constraint follows_pkey primary key (user_id, stream)
 );
+
+-- What was followed before there was read state.
+insert into follows (user_id, stream, epoch, start_seq)
+select user_id, stream, min(epoch), min(start_seq)
+from cursors
+where stream not like 'user:%'
+group by user_id, stream;
 
 -- Single entries of shared streams that a user has read, above follows.read_seq.
 create table reads (

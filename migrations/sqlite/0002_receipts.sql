@@ -26,6 +26,7 @@ where expires_at is not null and kind = 0 and state = 0
 
 alter table bodies add column publisher text;
 alter table bodies add column recipients integer;
+alter table bodies add column cancelled_at integer;
 create index bodies_created_at_idx on bodies (created_at);
 
 create table user_state (

@@ -204,7 +204,10 @@ impl Delivery {
         };
         let (announced, routed) = tokio::join!(self.announces.call(0, member), routes);
         match announced {
-            Ok(Ok(others)) => self.displace_elsewhere(connection, others),
+            Ok(Ok(others)) => {
+                self.keeper.came(&connection.user);
+                self.displace_elsewhere(connection, others);
+            }
             Ok(Err(error)) => self.go_blind(&error),
             Err(_) => self.go_blind(&"too many announces are waiting"),
         }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -12,12 +13,16 @@ use tracing::warn;
 
 use super::Delivery;
 use super::parcel::Parcel;
-use crate::domain::{DeviceId, NodeId, Seq, Stream, UnixMillis};
+use crate::domain::{DeviceId, NodeId, NotificationId, Seq, Stream, UnixMillis};
 use crate::inbox::Unread;
 use crate::routing::Local;
 use crate::session::{Offered, Verdict};
 use crate::wire::envelope::{EntryRef, Item};
 use crate::wire::{Frame, Tail, server};
+
+/// How long a notification for now or never may be on its way: far more than it takes, and than clocks of
+/// nodes may differ.
+const NOW: Duration = Duration::from_secs(10);
 
 /// Through which publishers of this node reach its connections.
 pub(super) struct LocalDoor(pub(super) Weak<Delivery>);
@@ -53,7 +58,7 @@ impl Delivery {
             match Item::decode(&mut envelope) {
                 Ok(Some(Item::Unstored { tail, origin, recipients })) => {
                     if origin != self.node {
-                        self.give_unstored(&tail, &recipients);
+                        self.give_unstored_in_time(&tail, &recipients);
                     }
                 }
                 Ok(Some(item)) => self.take_item(item),
@@ -107,7 +112,7 @@ impl Delivery {
 
     fn hear_blind(&self, node: NodeId, for_ms: u32) {
         if node != self.node {
-            self.router.blind().set(node, std::time::Duration::from_millis(u64::from(for_ms)));
+            self.router.blind().set(node, Duration::from_millis(u64::from(for_ms)));
         }
     }
 
@@ -150,6 +155,16 @@ impl Delivery {
             }
         }
         self.metrics.delivered.inc_by(sent);
+    }
+
+    /// Now or never: not when this node or its queue stood still meanwhile.
+    fn give_unstored_in_time(&self, tail: &Tail, recipients: &[(Stream, Option<DeviceId>)]) {
+        let accepted_at = tail.id().map(NotificationId::accepted_at);
+        if accepted_at.is_some_and(|at| at.after(NOW) <= self.clock.now()) {
+            self.metrics.expired.inc();
+        } else {
+            self.give_unstored(tail, recipients);
+        }
     }
 
     fn give_unstored(&self, tail: &Tail, recipients: &[(Stream, Option<DeviceId>)]) {

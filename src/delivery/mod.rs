@@ -65,6 +65,7 @@ use crate::session::{Rules, Window};
 pub use attach::{Attach, AttachError};
 pub use connection::Connection;
 pub use drain::DrainReport;
+pub use keeper::Watcher;
 
 /// How delivery works.
 #[derive(Debug, Clone)]
@@ -252,18 +253,17 @@ impl Delivery {
     /// After the broker came back, what it lost meanwhile has to be found.
     async fn watch_broker(self: Arc<Self>) {
         let mut health = self.broker.health();
-        let mut was = *health.borrow_and_update();
+        health.mark_unchanged();
         loop {
             tokio::select! {
                 biased; // Only so that simulations replay.
                 () = self.cancel.cancelled() => return,
                 changed = health.changed() => if changed.is_err() { return },
             }
-            let now = *health.borrow_and_update();
-            if now == Health::Up && was != Health::Up {
+            // Also when it was up: then this node's queue was lost and replaced.
+            if *health.borrow_and_update() == Health::Up {
                 self.check_heads_soon();
             }
-            was = now;
         }
     }
 }

@@ -14,8 +14,8 @@ use crate::inbox::{InboxError, Mark, Marked, ReadChange, Unread};
 use crate::session::Flow;
 use crate::wire::server::{self, ErrorCode};
 
-/// How many ids are asked for when marks were missed: what a stream keeps at most, by default.
-const MAX_MISSED: u32 = 10_000;
+/// How many ids are asked for when marks were missed: a third of what may be queued for a socket.
+const MAX_MISSED: u32 = 2_000;
 /// How many ids go in one frame.
 const FRAME_IDS: usize = 400;
 

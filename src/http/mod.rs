@@ -37,6 +37,7 @@ use warp::reply::Response;
 use warp::{Filter, Rejection};
 
 use crate::auth::{Admins, Publishers, Secret, SigningKey, UserTokens};
+use crate::broker::Graveyard;
 use crate::clock::Clock;
 use crate::delivery::Delivery;
 use crate::inbox::Inbox;
@@ -44,7 +45,7 @@ use crate::metrics::Metrics;
 use crate::presence::{NodeLease, Presence};
 use crate::publish::Publishing;
 
-pub use health::{Check, Readiness, Status};
+pub use health::{Check, Readiness, Status, starting_routes};
 use problem::Problem;
 
 /// Bounds of requests.
@@ -98,6 +99,8 @@ pub struct State {
     pub delivery: Arc<Delivery>,
     /// Who is where.
     pub presence: Arc<dyn Presence>,
+    /// Where dead letters are kept.
+    pub graveyard: Arc<dyn Graveyard>,
     /// What became of notifications, what users have and have read, when they were last seen.
     pub inbox: Arc<dyn Inbox>,
     /// Who may publish, and see presence.

@@ -29,6 +29,7 @@ pub(super) struct Path {
 
 const READ: &str = "GET, HEAD, OPTIONS";
 const WRITE: &str = "POST, OPTIONS";
+const LOOK_OR_REMOVE: &str = "GET, HEAD, DELETE, OPTIONS";
 const REMOVE: &str = "DELETE, OPTIONS";
 /// What a path is called in metrics that is in no table.
 const UNMATCHED: &str = "unmatched";
@@ -71,6 +72,9 @@ pub(super) const ADMIN: &[Path] = &[
     path("/admin/connections/{id}", REMOVE),
     path("/admin/presence/{user}", READ),
     path("/admin/users/{id}", REMOVE),
+    path("/admin/dead-letters", READ),
+    path("/admin/dead-letters/{id}", LOOK_OR_REMOVE),
+    path("/admin/dead-letters/{id}/requeue", WRITE),
     path("/admin/drain", WRITE),
 ];
 

@@ -24,6 +24,8 @@ pub mod sqlite;
 
 mod calls;
 mod cursors;
+mod epoch;
+mod erasure;
 mod failure;
 mod group;
 mod open_error;
@@ -34,6 +36,7 @@ mod receipts;
 mod schedules;
 mod start;
 
+pub use epoch::new_epoch;
 pub use migrations::{MigrateReport, is_sqlite, migrate};
 pub use open_error::OpenError;
 pub use outbox::{Outbox, OutboxEvent, PresenceChange};

@@ -32,10 +32,15 @@ pub(super) struct Found {
     pub(super) last_used: Option<UnixMillis>,
     /// How many other devices the user has.
     pub(super) others: u32,
-    /// The user's own stream: entries that nobody read and that are for this device.
+    /// As [`Opened::unread`] has it.
     pub(super) unread: u64,
-    /// The lowest of these above what any device has acknowledged.
+    /// The user's own stream: the lowest of these that is for this device and above what any device has
+    /// acknowledged.
     pub(super) lowest: Option<Seq>,
+    /// Where unread versions of this store start.
+    pub(super) version_base: u64,
+    /// The user's own stream: how often the user marked something as read.
+    pub(super) reads: u64,
 }
 
 /// A cursor to be written.
@@ -215,9 +220,9 @@ fn start(request: &Open, found: &Found) -> Opened {
         floor: found.floor,
         position,
         gap_from,
-        unread: if is_own { found.unread } else { 0 },
-        version: if is_own { found.head.0 } else { 0 },
-        reads: 0,
+        unread: found.unread,
+        version: if is_own { found.version_base + found.head.0 + found.reads } else { 0 },
+        reads: if is_own { found.reads } else { 0 },
     }
 }
 

@@ -42,8 +42,12 @@ pub struct DeliveryMetrics {
     pub duplicates: Counter,
     /// Pushed entries that were past their time.
     pub expired: Counter,
-    /// Connections that fell behind a stream: their window or socket was full.
+    /// Times that a connection was held back in a stream: its window or socket was full.
     pub lagged: Counter,
+    /// Connections that are held back now, as seen within the last heartbeat.
+    pub lagged_connections: Gauge,
+    /// Clients that were told `window_full`.
+    pub window_full: Counter,
     /// Pages read, by why.
     pub reads: Family<ReadLabels, Counter>,
     /// Reads that failed.
@@ -76,6 +80,8 @@ impl DeliveryMetrics {
             duplicates: Counter::default(),
             expired: Counter::default(),
             lagged: Counter::default(),
+            lagged_connections: Gauge::default(),
+            window_full: Counter::default(),
             reads: Family::default(),
             read_failures: Counter::default(),
             head_repairs: Counter::default(),
@@ -119,7 +125,17 @@ impl DeliveryMetrics {
             "Pushed entries that were past their time",
             self.expired.clone(),
         );
-        registry.register("delivery_lagged", "Connections that fell behind a stream", self.lagged.clone());
+        registry.register("delivery_lagged", "Times that a connection was held back", self.lagged.clone());
+        registry.register(
+            "delivery_lagged_connections",
+            "Connections that are held back now",
+            self.lagged_connections.clone(),
+        );
+        registry.register(
+            "delivery_window_full",
+            "Clients that were told window_full",
+            self.window_full.clone(),
+        );
         registry.register("delivery_reads", "Pages read from the inbox, by why", self.reads.clone());
         registry.register(
             "delivery_read_failures",

@@ -1,5 +1,7 @@
 //! Metrics of publishing and routing.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -51,6 +53,9 @@ pub struct PublishMetrics {
     pub waiting: Gauge,
     /// Those that waited, by how that ended.
     pub waits: Family<WaitLabels, Counter>,
+    /// Acknowledged / (accepted - expired - superseded - cancelled) by this node's counters; not a number while
+    /// that is nothing. Computed when metrics are scraped.
+    pub delivery_rate: Gauge<f64, AtomicU64>,
 }
 
 impl PublishMetrics {
@@ -66,6 +71,7 @@ impl PublishMetrics {
             ingress_deferred: Counter::default(),
             waiting: Gauge::default(),
             waits: Family::default(),
+            delivery_rate: Gauge::default(),
         };
         registry.register(
             "publish_requests",
@@ -103,6 +109,11 @@ impl PublishMetrics {
             "publish_waits",
             "Requests that waited for what became of their notification, by how that ended",
             metrics.waits.clone(),
+        );
+        registry.register(
+            "delivery_rate",
+            "Entries acknowledged of those that this node's counters know as accepted and not expired, superseded or cancelled",
+            metrics.delivery_rate.clone(),
         );
         metrics
     }

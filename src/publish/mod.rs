@@ -3,7 +3,6 @@
 //! Owns the order that loses nothing: validate, **append (commit), then locate**, answer, send. The
 //! answer never waits for the broker. The same path serves HTTP ([`Publishing::publish`]) and AMQP
 //! ([`ingress`]). It must never deliver to a connection itself, and never answer before the commit.
-
 //!
 //! | file | what it does |
 //! |---|---|
@@ -12,20 +11,23 @@
 //! | `schedule` | notifications for later |
 //! | `cancel` | taking one back |
 //! | `outcomes` | waiting for what becomes of one |
+//! | `growth` | streams that have grown, for retention |
 //! | `ingress` | what comes over AMQP |
 
 mod answer;
 mod cancel;
+mod growth;
 pub mod ingress;
 mod outcomes;
 mod pipeline;
 mod schedule;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -38,6 +40,7 @@ use crate::metrics::publish::{PublishLabels, PublishMetrics};
 use crate::routing::Router;
 use crate::wire::Tail;
 use crate::wire::publish::{Limits, Refused, accept, parse};
+use growth::Growth;
 use outcomes::Outcomes;
 use pipeline::{Committed, Job, Pipeline};
 
@@ -94,7 +97,9 @@ pub struct Publishing {
     tracker: TaskTracker,
     commits: Batcher<Job, Result<Committed, InboxError>>,
     shared_commits: Batcher<Job, Result<Committed, InboxError>>,
+    low_commits: Batcher<Job, Result<Committed, InboxError>>,
     outcomes: Arc<Outcomes>,
+    growth: Arc<OnceLock<Growth>>,
 }
 
 impl Publishing {
@@ -108,11 +113,13 @@ impl Publishing {
         tracker: &TaskTracker,
         cancel: &CancellationToken,
     ) -> Arc<Self> {
+        let growth = Arc::<OnceLock<Growth>>::default();
         let pipeline = Arc::new(Pipeline {
             inbox: Arc::clone(&inbox),
             router: Arc::clone(&router),
             clock: clock.clone(),
             metrics: metrics.clone(),
+            growth: Arc::clone(&growth),
         });
         let start = |workers| {
             let (pipeline, tracker_of_tails) = (Arc::clone(&pipeline), tracker.clone());
@@ -123,10 +130,31 @@ impl Publishing {
             })
         };
         // Shared streams apart: their counters are contended, and nobody's own stream should wait for them.
-        let (commits, shared_commits) = (start(settings.workers), start(1));
+        // What may wait apart, too: however much of it there is, nothing else waits for a group of it.
+        let (commits, shared_commits, low_commits) = (start(settings.workers), start(1), start(1));
         let outcomes = Outcomes::start(&inbox, &clock, &metrics, tracker, cancel);
         let tracker = tracker.clone();
-        Arc::new(Self { settings, inbox, router, clock, metrics, tracker, commits, shared_commits, outcomes })
+        Arc::new(Self {
+            settings,
+            inbox,
+            router,
+            clock,
+            metrics,
+            tracker,
+            commits,
+            shared_commits,
+            low_commits,
+            outcomes,
+            growth,
+        })
+    }
+
+    /// Streams that have grown beyond `max_entries`, each named once in every tenth of that. Bounded; what finds no
+    /// room is not named. The first call counts: a second one gets nothing.
+    pub fn watch_growth(&self, max_entries: u64) -> mpsc::Receiver<Stream> {
+        let (growth, grown) = Growth::new(max_entries);
+        let _ = self.growth.set(growth);
+        grown
     }
 
     /// Publishes. Runs to its end in a task of its own, so dropping the future stops nothing half-way.
@@ -236,7 +264,11 @@ impl Publishing {
         let started = Instant::now();
         let keyed = job.idempotency.is_some();
         let shared = job.recipients.iter().any(|recipient| recipient.stream.is_shared());
-        let commits = if shared { &self.shared_commits } else { &self.commits };
+        let commits = match lane {
+            Priority::Low => &self.low_commits,
+            _ if shared => &self.shared_commits,
+            _ => &self.commits,
+        };
         let committed = commits.call(lane as usize, job).await.map_err(|error| match error {
             BatchError::Full => PublishError::Overloaded,
             BatchError::Stopped => PublishError::Unavailable(None),

@@ -1,10 +1,11 @@
 //! One group on its way: committed, located, sent, in this order.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use super::growth::Growth;
 use crate::clock::Clock;
 use crate::domain::{Notification, NotificationId, PublisherId, Recipient, Stream};
 use crate::inbox::{Append, Appended, FirstAnswer, Idempotency, Inbox, InboxError, Place};
@@ -48,6 +49,8 @@ pub(super) struct Pipeline {
     pub(super) router: Arc<Router>,
     pub(super) clock: Clock,
     pub(super) metrics: PublishMetrics,
+    /// Who is told of streams that have grown, if anybody is.
+    pub(super) growth: Arc<OnceLock<Growth>>,
 }
 
 impl Pipeline {
@@ -116,6 +119,9 @@ impl Pipeline {
         tracker: &TaskTracker,
     ) -> Committed {
         self.metrics.entries.inc_by(places.len() as u64);
+        if let Some(growth) = self.growth.get() {
+            growth.appended(&job.recipients, places);
+        }
         let Job { notification, recipients, idempotency, .. } = job;
         let tail = Tail::of(&notification.json);
         self.router.send_stored(&tail, notification.expires_at, &recipients, places, whereabouts);

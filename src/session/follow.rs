@@ -1,7 +1,6 @@
 //! One stream of one session.
 
-use std::collections::VecDeque;
-
+use super::sent::Sent;
 use super::{AckError, Acked, Flow, Next, Offered, PageView, Rules, Step, Verdict, Window};
 use crate::domain::{Epoch, Seq, Stream};
 
@@ -54,17 +53,6 @@ pub struct FollowStatus {
     pub unacked: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Sent {
-    seq: Seq,
-    bytes: u32,
-    /// Whether its acknowledgement is a receipt.
-    receipt: bool,
-}
-
-/// What `sent` keeps room for when everything is acknowledged, so that a burst costs an idle connection nothing.
-const KEPT_ROOM: usize = 8;
-
 /// One followed stream.
 #[derive(Debug)]
 pub(super) struct Follow {
@@ -86,9 +74,7 @@ pub(super) struct Follow {
     resumed: Seq,
     /// The position when the last ping went out.
     mark: Seq,
-    /// Sent and not acknowledged, in order. Allocates nothing while empty.
-    sent: VecDeque<Sent>,
-    sent_bytes: usize,
+    sent: Sent,
     stuck: Stuck,
 }
 
@@ -114,8 +100,7 @@ impl Follow {
             acked: Seq(0),
             resumed: Seq(0),
             mark: Seq(0),
-            sent: VecDeque::new(),
-            sent_bytes: 0,
+            sent: Sent::default(),
             stuck: Stuck::No,
         }
     }
@@ -164,7 +149,7 @@ impl Follow {
             self.position = entry.seq;
             return Verdict::Skip;
         }
-        if congested || !self.has_room(entry.bytes, window) {
+        if congested || !self.sent.has_room(entry.bytes, window) {
             self.phase = Phase::Lagged;
             self.remember(epoch, entry.seq, rules);
             return Verdict::Lagged;
@@ -188,21 +173,9 @@ impl Follow {
         self.offered.is_some_and(|(epoch, seq)| Some(epoch) != self.epoch || seq > self.position)
     }
 
-    fn has_room(&self, bytes: usize, window: Window) -> bool {
-        self.sent.is_empty() || (self.sent.len() < window.entries && self.sent_bytes + bytes <= window.bytes)
-    }
-
-    /// When a held-back session reads on: not at each single ack, which would cause a read for each.
-    fn is_half_free(&self, window: Window) -> bool {
-        self.sent.is_empty() || (self.sent.len() * 2 <= window.entries && self.sent_bytes * 2 <= window.bytes)
-    }
-
     fn push_sent(&mut self, entry: Offered<'_>) {
         self.position = entry.seq;
-        self.sent_bytes += entry.bytes;
-        // A body is under 64 KiB, so the narrowing never saturates.
-        let bytes = u32::try_from(entry.bytes).unwrap_or(u32::MAX);
-        self.sent.push_back(Sent { seq: entry.seq, bytes, receipt: entry.receipt });
+        self.sent.push(entry);
     }
 
     pub(super) fn is_behind(&self) -> bool {
@@ -216,7 +189,7 @@ impl Follow {
     pub(super) fn begin_read(&mut self, window: Window, congested: bool) -> Option<ReadFrom> {
         let epoch = self.epoch?;
         let blocked = self.phase == Phase::Live || self.reading || congested;
-        if blocked || !self.has_room(0, window) {
+        if blocked || !self.sent.has_room(0, window) {
             return None;
         }
         self.reading = true;
@@ -224,7 +197,7 @@ impl Follow {
             epoch,
             after: self.position,
             entries: (window.entries - self.sent.len()).max(1),
-            bytes: window.bytes.saturating_sub(self.sent_bytes).max(1),
+            bytes: window.bytes.saturating_sub(self.sent.bytes()).max(1),
         })
     }
 
@@ -268,7 +241,7 @@ impl Follow {
                 self.position = entry.seq;
                 continue;
             }
-            if *congested || !self.has_room(entry.bytes, window) {
+            if *congested || !self.sent.has_room(entry.bytes, window) {
                 self.phase = Phase::Lagged;
                 return Next::Lagged;
             }
@@ -310,22 +283,14 @@ impl Follow {
         let Some(epoch) = self.epoch.filter(|_| seq <= self.position) else {
             return Err(AckError::AboveSent { sent: self.position, got: seq });
         };
-        while self.sent.front().is_some_and(|sent| sent.seq <= seq) {
-            let sent = self.sent.pop_front().expect("the front was just seen");
-            self.sent_bytes -= sent.bytes as usize;
+        if self.sent.cross(seq, |seq| crossed(epoch, seq)) {
             self.stuck = Stuck::No;
-            if sent.receipt {
-                crossed(epoch, sent.seq);
-            }
-        }
-        if self.sent.is_empty() && self.sent.capacity() > KEPT_ROOM {
-            self.sent = VecDeque::new();
         }
         let before = self.acked;
         self.acked = self.acked.max(seq);
         self.acked = self.settled();
         self.moved |= self.acked > before;
-        let read = self.phase != Phase::Live && !self.reading && self.is_half_free(window);
+        let read = self.phase != Phase::Live && !self.reading && self.sent.is_half_free(window);
         Ok(Acked { epoch, cursor: self.acked, read })
     }
 
@@ -334,8 +299,8 @@ impl Follow {
         if self.acked < self.resumed {
             return self.acked;
         }
-        match self.sent.front() {
-            Some(unacked) => self.acked.max(Seq(unacked.seq.0 - 1)),
+        match self.sent.first() {
+            Some(unacked) => self.acked.max(Seq(unacked.0 - 1)),
             None => self.position,
         }
     }
@@ -370,7 +335,7 @@ impl Follow {
     }
 
     pub(super) fn is_stuck(&mut self, window: Window) -> bool {
-        if self.has_room(0, window) {
+        if self.sent.has_room(0, window) {
             self.stuck = Stuck::No;
             return false;
         }

@@ -16,6 +16,7 @@
 
 mod follow;
 mod rules;
+mod sent;
 
 pub use follow::{FollowStatus, Phase, Place, ReadFrom};
 pub use rules::Rules;
@@ -242,6 +243,11 @@ impl Session {
     /// Whether the connection takes nothing now.
     pub fn is_congested(&self) -> bool {
         self.congested
+    }
+
+    /// Whether the client is slower than one of its streams.
+    pub fn is_lagged(&self) -> bool {
+        self.congested || self.follows.iter().any(|follow| follow.status().phase == Phase::Lagged)
     }
 
     /// How many entries are sent and not acknowledged, over all streams.

@@ -216,7 +216,7 @@ fn a_position_that_retention_has_passed_is_told_as_a_gap() {
     let entries = [entry(11)];
     let page = PageView { floor: Seq(10), ..view(5, &entries, 20, 20) };
     let gap = Step::Gap { from: Seq(6), to: Seq(10) };
-    assert_eq!(steps(&mut session, page), (vec![gap, Step::Send(0)], false));
+    assert_eq!(steps(&mut session, page), (vec![gap, Step::Send(0)], Next::Wait));
 }
 
 #[test]
@@ -225,8 +225,9 @@ fn an_auto_ack_takes_what_was_sent_before_the_ping() {
     session.offer(&stream(), EPOCH, entry(1));
     session.ping();
     session.offer(&stream(), EPOCH, entry(2));
-    assert_eq!(session.pong(), vec![(stream(), Acked { cursor: Seq(1), read: false })]);
-    assert!(session.pong().is_empty());
+    let acked = Acked { epoch: EPOCH, cursor: Seq(1), read: false };
+    assert_eq!(session.pong(|_, _, _| {}), vec![(stream(), acked)]);
+    assert!(session.pong(|_, _, _| {}).is_empty());
 }
 
 #[test]

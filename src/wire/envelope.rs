@@ -2,7 +2,8 @@
 //!
 //! An envelope is a run of items, each a version byte and a postcard encoding, so envelopes
 //! for one node may simply be put one after the other. Bodies travel once and are handed on
-//! without being copied.
+//! without being copied, unless other items came in the same message: whoever keeps a body for long (a slow
+//! client's queue, a tail) would keep those, too.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -238,12 +239,12 @@ impl Item {
     fn of_shape(shape: Shape<'_>, envelope: &Bytes) -> Result<Self, EnvelopeError> {
         Ok(match shape {
             Shape::Stored(tail, expires_at, entries) => Self::Stored {
-                tail: Tail(envelope.slice_ref(tail.0)),
+                tail: body(&tail, envelope),
                 expires_at: expires_at.map(UnixMillis),
                 entries: EntryRef::all(entries)?,
             },
             Shape::Unstored(tail, origin, recipients) => Self::Unstored {
-                tail: Tail(envelope.slice_ref(tail.0)),
+                tail: body(&tail, envelope),
                 origin: NodeId::new(origin).map_err(damaged)?,
                 recipients: recipients
                     .into_iter()
@@ -275,6 +276,11 @@ impl Item {
             },
         })
     }
+}
+
+fn body(tail: &Blob<'_>, envelope: &Bytes) -> Tail {
+    let is_most_of_it = tail.0.len() * 2 >= envelope.len();
+    Tail(if is_most_of_it { envelope.slice_ref(tail.0) } else { Bytes::copy_from_slice(tail.0) })
 }
 
 fn notification(id: u128) -> NotificationId {

@@ -97,6 +97,12 @@ impl Tail {
         self.0.len()
     }
 
+    /// The notification's id, which is what its JSON begins with.
+    pub fn id(&self) -> Option<NotificationId> {
+        let id = self.0.strip_prefix(br#"{"id":""#)?.get(..36)?;
+        std::str::from_utf8(id).ok()?.parse().ok()
+    }
+
     /// Whether it is empty (it never is).
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

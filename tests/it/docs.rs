@@ -70,6 +70,7 @@ fn scraped() -> String {
     let _ = http.seconds.get_or_create(&http::RouteLabels { route: "/" });
     let _ = inbox.call_seconds.get_or_create(&CallLabels { call: "append" });
     let _ = inbox.failures.get_or_create(&FailureLabels { call: "append", kind: InboxFailure::Timeout });
+    inbox.count_receipts("stored", 1);
     let _ = publish.requests.get_or_create(&PublishLabels { source: "http", outcome: "accepted" });
     let _ = publish.waits.get_or_create(&publish::WaitLabels { outcome: "settled" });
     let _ = publish.envelopes.get_or_create(&publish::RouteLabels { destination: "local" });

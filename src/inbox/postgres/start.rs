@@ -3,23 +3,30 @@
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use super::PostgresInbox;
-use super::append::epoch_of;
+use super::{PostgresInbox, count, epoch_of};
 use crate::domain::{DeviceId, Seq, Stream, UnixMillis, UserId};
-use crate::inbox::Open;
 use crate::inbox::failure::Failure;
 use crate::inbox::start::{Found, Placing, Starts};
+use crate::inbox::{MAX_SHARED_UNREAD, Open};
 
-/// Counts the rows of one stream by its primary key.
-const FIND: &str = r#"
-select coalesce(stream.epoch, (select epoch from store)) as epoch,
+/// Counts the rows of one stream by its primary key; of a shared one from where the user began to follow it.
+/// $5 now, $6 up to how many are counted there, $7 and $8 the epochs and seqs of resumes: whoever follows it from
+/// now on begins where its device does.
+const FIND: &str = concat!(
+    r#"
+select coalesce(stream.epoch, store.epoch) as epoch,
     coalesce(stream.last_seq, 0) as head,
     coalesce(stream.floor_seq, 0) as floor,
+    store.version_base, coalesce(user_state.reads, 0) as reads,
     own.epoch as cursor_epoch, own.acked_seq as cursor_acked,
-    device.last_used, device.others, waiting.unread, waiting.lowest
-from unnest($1::text[], $2::text[], $3::text[], $4::boolean[])
-    with ordinality as asked (user_id, device, stream, is_own, place)
+    device.last_used, device.others, waiting.unread + shared.unread as unread, waiting.lowest
+from unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $7::bigint[], $8::bigint[])
+    with ordinality as asked (user_id, device, stream, is_own, resume_epoch, resume_seq, place)
+cross join store
 left join streams as stream on stream.name = asked.stream
+left join user_state on user_state.user_id = asked.user_id and asked.is_own
+left join follows
+    on follows.user_id = asked.user_id and follows.stream = asked.stream and not asked.is_own
 left join cursors as own
     on own.user_id = asked.user_id and own.device = asked.device and own.stream = asked.stream
 cross join lateral (
@@ -37,14 +44,43 @@ cross join lateral (
         and asked.is_own and asked.device is not null and own.acked_seq is null
 ) as anywhere
 cross join lateral (
-    select count(*) as unread, min(seq) filter (where seq > coalesce(anywhere.acked, 0)) as lowest
+    select count(*) as unread,
+        min(seq) filter (
+            where seq > coalesce(anywhere.acked, 0)
+                and (entries.device is null or entries.device = asked.device)
+        ) as lowest
     from entries
     where asked.is_own and entries.stream = stream.id and seq > stream.floor_seq
-        and (expires_at is null or expires_at > $5)
-        and (entries.device is null or entries.device = asked.device)
+        and entries.kind = 0 and entries.read_at is null and "#,
+    alive!("entries", "$5"),
+    r#"
 ) as waiting
+cross join lateral (
+    select count(*) as unread
+    from (
+        select from entries
+        where not asked.is_own and entries.stream = stream.id and entries.kind = 0
+            and entries.seq > greatest(
+                stream.floor_seq, follows.read_seq,
+                case when follows.start_seq is not null then follows.start_seq
+                    when asked.device is null or asked.resume_seq is null then stream.last_seq
+                    when asked.resume_seq > stream.last_seq or asked.resume_epoch <> stream.epoch
+                        then stream.floor_seq
+                    else asked.resume_seq end
+            ) and "#,
+    alive!("entries", "$5"),
+    r#"
+            and not exists (
+                select from reads
+                where reads.user_id = asked.user_id and reads.stream = asked.stream
+                    and reads.seq = entries.seq
+            )
+        limit $6
+    ) as counted
+) as shared
 order by asked.place
-"#;
+"#
+);
 
 /// Any free slot, as two who want the lowest would meet. Whoever finds it taken meanwhile gets
 /// none and asks again.
@@ -79,14 +115,28 @@ where devices.user_id = used.user_id and devices.device = used.device
     and devices.last_used < $3
 "#;
 
-/// A cursor that is there stays, unless it is the very one to be replaced.
+/// A cursor that is there stays, unless it is the very one to be replaced. With the first cursor in a shared
+/// stream its user begins to follow it.
 const PLACE: &str = r#"
-insert into cursors as stored (user_id, device, stream, epoch, start_seq, acked_seq)
-select user_id, device, stream, epoch, start_seq, start_seq
-from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
-    as asked (user_id, device, stream, epoch, start_seq)
-order by user_id collate "C", device collate "C", stream collate "C"
-on conflict (user_id, device, stream) do nothing
+with asked as materialized (
+    select *
+    from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
+        as asked (user_id, device, stream, epoch, start_seq)
+),
+placed as (
+    insert into cursors (user_id, device, stream, epoch, start_seq, acked_seq)
+    select user_id, device, stream, epoch, start_seq, start_seq
+    from asked
+    order by user_id collate "C", device collate "C", stream collate "C"
+    on conflict (user_id, device, stream) do nothing
+)
+insert into follows (user_id, stream, epoch, start_seq)
+select user_id, stream, min(epoch), min(start_seq)
+from asked
+where stream not like 'user:%'
+group by user_id, stream
+order by user_id collate "C", stream collate "C"
+on conflict (user_id, stream) do nothing
 "#;
 
 const REPLACE: &str = r#"
@@ -123,23 +173,24 @@ impl Starts for PostgresInbox {
             .iter()
             .map(|open| matches!(&open.stream, Stream::User(user) if *user == open.user))
             .collect();
-        let rows = self
-            .calls
-            .within("open", async {
-                let mut lease = self.lease().await?;
-                let result = sqlx::query(FIND)
-                    .bind(&users)
-                    .bind(&devices)
-                    .bind(&streams)
-                    .bind(&own)
-                    .bind(now.as_i64())
-                    .fetch_all(lease.connection())
-                    .await;
-                lease.end(result).map_err(|error| self.failure(error))
+        let (resume_epochs, resume_seqs): (Vec<Option<i64>>, Vec<Option<i64>>) = requests
+            .iter()
+            .map(|open| {
+                let epoch = open.resume.and_then(|resume| resume.epoch);
+                (epoch.map(|epoch| i64::from(epoch.0)), open.resume.map(|resume| resume.seq.as_i64()))
             })
-            .await?;
-        let found: Result<Vec<Found>, sqlx::Error> = rows.iter().map(found).collect();
-        found.map_err(|error| self.failure(error))
+            .unzip();
+        let query = sqlx::query(FIND)
+            .bind(&users)
+            .bind(&devices)
+            .bind(&streams)
+            .bind(&own)
+            .bind(now.as_i64())
+            .bind(i64::try_from(MAX_SHARED_UNREAD).unwrap_or(i64::MAX))
+            .bind(&resume_epochs)
+            .bind(&resume_seqs);
+        let rows = self.rows("open", query).await?;
+        self.read_row(rows.iter().map(found).collect())
     }
 
     async fn add_devices(
@@ -148,42 +199,21 @@ impl Starts for PostgresInbox {
         now: UnixMillis,
     ) -> Result<Vec<(UserId, DeviceId)>, Failure> {
         let (users, names) = columns(devices);
-        let rows: Vec<(String, String)> = self
-            .calls
-            .within("add_devices", async {
-                let mut lease = self.lease().await?;
-                let slots = i32::try_from(self.max_devices).unwrap_or(i32::MAX);
-                let result = sqlx::query_as(ADD_DEVICES)
-                    .bind(&users)
-                    .bind(&names)
-                    .bind(slots)
-                    .bind(now.as_i64())
-                    .fetch_all(lease.connection())
-                    .await;
-                lease.end(result).map_err(|error| self.failure(error))
-            })
-            .await?;
+        let slots = i32::try_from(self.max_devices).unwrap_or(i32::MAX);
+        let query = sqlx::query(ADD_DEVICES).bind(&users).bind(&names).bind(slots).bind(now.as_i64());
+        let rows = self.rows("add_devices", query).await?;
+        let added = |row: &PgRow| Ok((row.try_get("user_id")?, row.try_get("device")?));
+        let added: Vec<(String, String)> = self.read_row(rows.iter().map(added).collect())?;
         let is_added = |(user, device): &&(UserId, DeviceId)| {
-            rows.iter().any(|row| row.0 == user.as_str() && row.1 == device.as_str())
+            added.iter().any(|row| row.0 == user.as_str() && row.1 == device.as_str())
         };
         Ok(devices.iter().filter(is_added).cloned().collect())
     }
 
     async fn touch_devices(&self, devices: &[(UserId, DeviceId)], now: UnixMillis) -> Result<(), Failure> {
         let (users, names) = columns(devices);
-        self.calls
-            .within("touch_devices", async {
-                let mut lease = self.lease().await?;
-                let result = sqlx::query(TOUCH_DEVICES)
-                    .bind(&users)
-                    .bind(&names)
-                    .bind(now.as_i64())
-                    .execute(lease.connection())
-                    .await;
-                lease.end(result).map_err(|error| self.failure(error))
-            })
-            .await
-            .map(drop)
+        let query = sqlx::query(TOUCH_DEVICES).bind(&users).bind(&names).bind(now.as_i64());
+        self.written("touch_devices", query).await.map(drop)
     }
 
     async fn place(&self, cursors: &[Placing]) -> Result<(), Failure> {
@@ -217,23 +247,12 @@ impl PostgresInbox {
             .map(|(epoch, acked)| (i64::from(epoch.0), acked.as_i64()))
             .collect();
         let (old_epochs, old_acked): (Vec<i64>, Vec<i64>) = replaced.into_iter().unzip();
-        self.calls
-            .within(call, async {
-                let mut lease = self.lease().await?;
-                let mut query = sqlx::query(statement)
-                    .bind(&users)
-                    .bind(&devices)
-                    .bind(&streams)
-                    .bind(&epochs)
-                    .bind(&starts);
-                if !old_epochs.is_empty() {
-                    query = query.bind(&old_epochs).bind(&old_acked);
-                }
-                let result = query.execute(lease.connection()).await;
-                lease.end(result).map_err(|error| self.failure(error))
-            })
-            .await
-            .map(drop)
+        let mut query =
+            sqlx::query(statement).bind(&users).bind(&devices).bind(&streams).bind(&epochs).bind(&starts);
+        if !old_epochs.is_empty() {
+            query = query.bind(&old_epochs).bind(&old_acked);
+        }
+        self.written(call, query).await.map(drop)
     }
 }
 
@@ -249,7 +268,9 @@ fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
         cursor: cursor_epoch.zip(cursor_acked).map(|(epoch, acked)| (epoch_of(epoch), Seq::from_i64(acked))),
         last_used: last_used.map(UnixMillis::from_i64),
         others: u32::try_from(row.try_get::<i64, _>("others")?).unwrap_or(u32::MAX),
-        unread: u64::try_from(row.try_get::<i64, _>("unread")?).unwrap_or_default(),
+        unread: count(row, "unread")?,
         lowest: lowest.map(Seq::from_i64),
+        version_base: count(row, "version_base")?,
+        reads: count(row, "reads")?,
     })
 }

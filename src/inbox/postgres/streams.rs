@@ -5,9 +5,8 @@ use bytes::Bytes;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use super::PostgresInbox;
-use super::append::epoch_of;
-use crate::domain::{DeviceId, Seq, Stream, UnixMillis};
+use super::{PostgresInbox, epoch_of, parsed, time};
+use crate::domain::{DeviceId, NotificationId, Seq, Stream, UnixMillis};
 use crate::inbox::failure::Failure;
 use crate::inbox::page::{self, Found};
 use crate::inbox::{
@@ -17,25 +16,30 @@ use crate::inbox::{
 /// One statement, so one snapshot: no entry above the head, none below it that is missing. The
 /// sum over the bodies before an entry stops the server from sending what the page cannot hold;
 /// the first that does not fit is sent, so that the page knows it was cut. That is the second if
-/// the first, which goes in any case, is too large alone.
-const READ: &str = r#"
+/// the first, which goes in any case, is too large alone. A cancellation counts as its id does.
+const READ: &str = concat!(
+    r#"
 select asked.place, coalesce(stream.epoch, (select epoch from store)) as epoch,
     coalesce(stream.floor_seq, 0) as floor, coalesce(stream.last_seq, 0) as head,
-    found.seq, found.device, found.expires_at, found.json
+    found.seq, found.device, found.expires_at, found.kind, found.body, found.is_read, found.json
 from unnest($1::text[], $2::bigint[], $3::boolean[], $4::text[], $5::bigint[], $6::bigint[])
     with ordinality as asked (stream, after, all_devices, device, entries, bytes, place)
 left join streams as stream on stream.name = asked.stream
 left join lateral (
-    select candidate.seq, candidate.device, candidate.expires_at, candidate.json
+    select candidate.*
     from (
-        select entries.seq, entries.device, entries.expires_at, bodies.json,
+        select entries.seq, entries.device, entries.expires_at, entries.kind, entries.body,
+            entries.read_at is not null as is_read, bodies.json,
             row_number() over before as place,
-            sum(octet_length(bodies.json)) over before - octet_length(bodies.json) as bytes_before
+            sum(coalesce(octet_length(bodies.json), 36)) over before
+                - coalesce(octet_length(bodies.json), 36) as bytes_before
         from entries
-        join bodies on bodies.id = entries.body
+        left join bodies on bodies.id = entries.body and entries.kind = 0
         where entries.stream = stream.id
             and entries.seq > greatest(asked.after, stream.floor_seq)
-            and (entries.expires_at is null or entries.expires_at > $7)
+            and (entries.kind = 1 or bodies.id is not null) and "#,
+    alive!("entries", "$7"),
+    r#"
             and (asked.all_devices or entries.device is null or entries.device = asked.device)
         window before as (order by entries.seq rows unbounded preceding)
         order by entries.seq
@@ -44,12 +48,15 @@ left join lateral (
     where candidate.bytes_before <= asked.bytes or candidate.place = 2
 ) as found on true
 order by asked.place, found.seq
-"#;
+"#
+);
 
 const HEADS: &str = r#"
-select coalesce(stream.epoch, (select epoch from store)), coalesce(stream.last_seq, 0)
-from unnest($1::text[]) with ordinality as asked (stream, place)
+select coalesce(stream.epoch, (select epoch from store)), coalesce(stream.last_seq, 0),
+    coalesce(user_state.reads, 0)
+from unnest($1::text[], $2::text[]) with ordinality as asked (stream, user_id, place)
 left join streams as stream on stream.name = asked.stream
+left join user_state on user_state.user_id = asked.user_id
 order by asked.place
 "#;
 
@@ -81,39 +88,31 @@ impl PostgresInbox {
         let entries: Vec<i64> = requests.iter().map(page::wanted).collect();
         let bytes: Vec<i64> =
             requests.iter().map(|read| i64::try_from(read.max_bytes).unwrap_or(i64::MAX)).collect();
-        let rows = self
-            .calls
-            .within("read", async {
-                let mut lease = self.lease().await?;
-                let result = sqlx::query(READ)
-                    .bind(&streams)
-                    .bind(&after)
-                    .bind(&all)
-                    .bind(&devices)
-                    .bind(&entries)
-                    .bind(&bytes)
-                    .bind(now.as_i64())
-                    .fetch_all(lease.connection())
-                    .await;
-                lease.end(result).map_err(|error| self.failure(error))
-            })
-            .await?;
-        let found = found(&rows).map_err(|error| self.failure(error))?;
+        let query = sqlx::query(READ)
+            .bind(&streams)
+            .bind(&after)
+            .bind(&all)
+            .bind(&devices)
+            .bind(&entries)
+            .bind(&bytes)
+            .bind(now.as_i64());
+        let rows = self.rows("read", query).await?;
+        let found = self.read_row(found(&rows))?;
         Ok(requests.iter().zip(found).map(|(request, found)| page::cut(request, found)).collect())
     }
 
     async fn stand(&self, streams: &[Stream]) -> Result<Vec<Head>, Failure> {
         let names: Vec<String> = streams.iter().map(ToString::to_string).collect();
-        let rows: Vec<(i64, i64)> = self
-            .calls
-            .within("heads", async {
-                let mut lease = self.lease().await?;
-                let result = sqlx::query_as(HEADS).bind(&names).fetch_all(lease.connection()).await;
-                lease.end(result).map_err(|error| self.failure(error))
+        let users: Vec<Option<&str>> = streams.iter().map(owner).collect();
+        let rows = self.rows("heads", sqlx::query(HEADS).bind(&names).bind(&users)).await?;
+        let head = |row: &PgRow| {
+            Ok(Head {
+                epoch: epoch_of(row.try_get(0)?),
+                head: Seq::from_i64(row.try_get(1)?),
+                reads: u64::try_from(row.try_get::<i64, _>(2)?).unwrap_or_default(),
             })
-            .await?;
-        let head = |(epoch, head)| Head { epoch: epoch_of(epoch), head: Seq::from_i64(head), reads: 0 };
-        Ok(rows.into_iter().map(head).collect())
+        };
+        self.read_row(rows.iter().map(head).collect())
     }
 
     async fn move_cursors(&self, cursors: &[Cursor]) -> Result<(), Failure> {
@@ -122,21 +121,16 @@ impl PostgresInbox {
         let streams: Vec<String> = cursors.iter().map(|cursor| cursor.stream.to_string()).collect();
         let epochs: Vec<i64> = cursors.iter().map(|cursor| i64::from(cursor.epoch.0)).collect();
         let acked: Vec<i64> = cursors.iter().map(|cursor| cursor.acked.as_i64()).collect();
-        self.calls
-            .within("commit", async {
-                let mut lease = self.lease().await?;
-                let result = sqlx::query(COMMIT)
-                    .bind(&users)
-                    .bind(&devices)
-                    .bind(&streams)
-                    .bind(&epochs)
-                    .bind(&acked)
-                    .execute(lease.connection())
-                    .await;
-                lease.end(result).map_err(|error| self.failure(error))
-            })
-            .await
-            .map(drop)
+        let query = sqlx::query(COMMIT).bind(&users).bind(&devices).bind(&streams).bind(&epochs).bind(&acked);
+        self.written("commit", query).await.map(drop)
+    }
+}
+
+/// Whose own stream it is.
+fn owner(stream: &Stream) -> Option<&str> {
+    match stream {
+        Stream::User(user) => Some(user.as_str()),
+        _ => None,
     }
 }
 
@@ -174,18 +168,18 @@ fn entry(row: &PgRow) -> Result<Option<Entry>, sqlx::Error> {
         return Ok(None);
     };
     let device: Option<String> = row.try_get("device")?;
-    let expires_at: Option<i64> = row.try_get("expires_at")?;
+    let content = match row.try_get::<i16, _>("kind")? {
+        0 => Content::Notification {
+            json: Bytes::from(row.try_get::<Vec<u8>, _>("json")?),
+            is_read: row.try_get("is_read")?,
+        },
+        _ => Content::Cancelled(NotificationId(row.try_get("body")?)),
+    };
     Ok(Some(Entry {
         seq: Seq::from_i64(seq),
-        device: device
-            .map(DeviceId::new)
-            .transpose()
-            .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
-        expires_at: expires_at.map(UnixMillis::from_i64),
-        content: Content::Notification {
-            json: Bytes::from(row.try_get::<Vec<u8>, _>("json")?),
-            is_read: false,
-        },
+        device: parsed(device.map(DeviceId::new).transpose())?,
+        expires_at: time(row, "expires_at")?,
+        content,
     }))
 }
 

@@ -1,10 +1,13 @@
 //! The rest of the inbox in PostgreSQL.
 
 use async_trait::async_trait;
+use sqlx::Row;
+use sqlx::postgres::PgRow;
 
-use super::PostgresInbox;
+use super::{PostgresInbox, count, parsed, time};
 use crate::domain::{DeviceId, Stream, UnixMillis, UserId};
 use crate::inbox::failure::Failure;
+use crate::inbox::start::Starts;
 use crate::inbox::{Erased, InboxError, OutOfDate, Upkeep, cursors};
 
 /// The lock makes it a write: a standby or a read-only server refuses it.
@@ -33,9 +36,25 @@ delete from idempotency where ctid = any(array(
 ))
 "#;
 
+/// What nobody looked at by then, as looking was switched off.
+const SWEEP_DUE: &str = r#"
+delete from due where ctid = any(array(
+    select ctid from due where at < $1
+    order by at limit $2 for update skip locked
+))
+"#;
+
+/// One that replaced an older one stays until that is marked, or its end would bring the older one back.
 const SWEEP_ENTRIES: &str = r#"
 delete from entries where ctid = any(array(
-    select ctid from entries where expires_at <= $1
+    select ctid from entries
+    where expires_at <= $1 and (collapse is null or not exists (
+        select from entries as older
+        where older.stream = entries.stream and older.collapse = entries.collapse
+            and older.seq < entries.seq and older.state = 0
+            and older.device is not distinct from entries.device
+            and (older.expires_at is null or older.expires_at > $1)
+    ))
     order by expires_at limit $2 for update skip locked
 ))
 "#;
@@ -49,6 +68,92 @@ delete from bodies where ctid = any(array(
 ))
 "#;
 
+/// Idle devices with their cursors, sorted as those who move them do.
+const SWEEP_DEVICES: &str = r#"
+with idle as (
+    delete from devices
+    using (
+        select user_id, device from devices
+        where last_used < $1
+        order by last_used
+        limit $2
+        for update skip locked
+    ) as unused
+    where devices.user_id = unused.user_id and devices.device = unused.device
+    returning devices.user_id, devices.device
+),
+cursor as (
+    delete from cursors
+    using (
+        select cursors.user_id, cursors.device, cursors.stream
+        from idle
+        join cursors on cursors.user_id = idle.user_id and cursors.device = idle.device
+        order by cursors.user_id, cursors.device, cursors.stream
+        for update of cursors
+    ) as theirs
+    where cursors.user_id = theirs.user_id and cursors.device = theirs.device
+        and cursors.stream = theirs.stream
+    returning cursors.stream
+)
+select (select count(*) from idle) + (select count(*) from cursor) as rows
+"#;
+
+const REMOVE_DEVICE: &str = r#"
+with gone as (
+    delete from devices where user_id = $1 and device = $2 returning device
+),
+cursor as (
+    delete from cursors
+    using (
+        select user_id, device, stream from cursors
+        where user_id = $1 and device = $2
+        order by user_id, device, stream
+        for update
+    ) as theirs
+    where cursors.user_id = theirs.user_id and cursors.device = theirs.device
+        and cursors.stream = theirs.stream
+)
+select count(*) as devices from gone
+"#;
+
+/// Whole streams are looked at, but no lock is taken.
+const OVERFULL: &str = r#"
+select name from streams where last_seq - greatest(floor_seq, base_seq) > $1 limit $2
+"#;
+
+/// $1 now, $2 how many. Told for users none of whose entries of it anybody acknowledged or read, if one of
+/// these still waits to be.
+const LOOK_FOR_UNDELIVERED: &str = concat!(
+    r#"
+with looked as (
+    delete from due
+    using (
+        select body from due where at <= $1 order by at limit $2 for update skip locked
+    ) as ripe
+    where due.body = ripe.body
+    returning due.body
+),
+waiting as materialized (
+    select bodies.id as body, bodies.publisher, streams.name, null::text as device
+    from looked
+    join bodies on bodies.id = looked.body
+    join entries on entries.body = bodies.id
+    join streams on streams.id = entries.stream
+    where entries.kind = 0 and streams.name like 'user:%'
+    group by bodies.id, bodies.publisher, streams.name
+    having bool_and(entries.delivered_at is null and entries.read_at is null)
+        and bool_or(entries.state = 0 and entries.seq > streams.floor_seq
+            and (entries.collapse is null or not "#,
+    newer!("entries"),
+    r#"))
+),
+told as ("#,
+    tell!(@ "undelivered", "waiting", "$1", "true"),
+    r#")
+select count(*) as looked from looked
+"#
+);
+
 impl PostgresInbox {
     async fn sweep_kind(
         &self,
@@ -56,109 +161,115 @@ impl PostgresInbox {
         before: UnixMillis,
         limit: u32,
     ) -> Result<u64, Failure> {
-        let done = self
-            .calls
-            .within("sweep", async {
-                let mut lease = self.lease().await?;
-                let result = sqlx::query(statement)
-                    .bind(before.as_i64())
-                    .bind(i64::from(limit))
-                    .execute(lease.connection())
-                    .await;
-                lease.end(result).map_err(|error| self.failure(error))
-            })
-            .await?;
-        self.calls.metrics.swept.inc_by(done.rows_affected());
-        Ok(done.rows_affected())
+        let query = sqlx::query(statement).bind(before.as_i64()).bind(i64::from(limit));
+        let rows = self.written("sweep", query).await?;
+        self.calls.metrics.swept.inc_by(rows);
+        Ok(rows)
     }
 
-    async fn sweep_all(&self, now: UnixMillis, keys_before: UnixMillis, limit: u32) -> Result<u64, Failure> {
-        let keys = self.sweep_kind(SWEEP_KEYS, keys_before, limit).await?;
-        let entries = self.sweep_kind(SWEEP_ENTRIES, now, limit).await?;
-        let bodies = self.sweep_kind(SWEEP_BODIES, now, limit).await?;
-        Ok(keys + entries + bodies)
+    async fn sweep_devices(&self, before: UnixMillis, limit: u32) -> Result<u64, Failure> {
+        let query = sqlx::query(SWEEP_DEVICES).bind(before.as_i64()).bind(i64::from(limit));
+        let row = self.row("sweep", query).await?;
+        let rows = self.read_row(count(&row, "rows"))?;
+        self.calls.metrics.swept.inc_by(rows);
+        Ok(rows)
+    }
+
+    async fn sweep_all(&self, before: &OutOfDate, limit: u32) -> Result<u64, Failure> {
+        let keys = self.sweep_kind(SWEEP_KEYS, before.keys, limit).await?;
+        let due = self.sweep_kind(SWEEP_DUE, before.keys, limit).await?;
+        let entries = self.sweep_kind(SWEEP_ENTRIES, before.expired, limit).await?;
+        let bodies = self.sweep_kind(SWEEP_BODIES, before.expired, limit).await?;
+        let devices = self.sweep_devices(before.devices, limit).await?;
+        Ok(keys + due + entries + bodies + devices)
+    }
+
+    async fn find_overfull(&self, max_entries: u64, limit: u32) -> Result<Vec<Stream>, Failure> {
+        let query =
+            sqlx::query(OVERFULL).bind(i64::try_from(max_entries).unwrap_or(i64::MAX)).bind(i64::from(limit));
+        let rows = self.rows("overfull", query).await?;
+        let stream = |row: &PgRow| parsed(Stream::parse(row.try_get("name")?));
+        self.read_row(rows.iter().map(stream).collect())
+    }
+
+    /// One number of the only row that a statement returns.
+    async fn number(
+        &self,
+        call: &'static str,
+        query: super::Query<'_>,
+        column: &str,
+    ) -> Result<u64, InboxError> {
+        let row = self.row(call, query).await;
+        let number = row.and_then(|row| self.read_row(count(&row, column)));
+        number.map_err(|failure| failure.to_error())
     }
 }
 
 #[async_trait]
 impl Upkeep for PostgresInbox {
     async fn check(&self) -> Result<(), InboxError> {
-        self.calls
-            .within("check", async {
-                let mut lease = self.lease().await?;
-                let result = sqlx::query(CHECK).fetch_one(lease.connection()).await;
-                lease.end(result).map_err(|error| self.failure(error))
-            })
-            .await
-            .map(drop)
-            .map_err(|failure| failure.to_error())
+        let checked = self.row("check", sqlx::query(CHECK)).await;
+        checked.map(drop).map_err(|failure| failure.to_error())
     }
 
     async fn seen(&self, users: Vec<(UserId, UnixMillis)>) -> Result<(), InboxError> {
         let latest = cursors::latest(users);
         let (users, times): (Vec<&str>, Vec<i64>) =
             latest.iter().map(|(user, at)| (user.as_str(), at.as_i64())).unzip();
-        self.calls
-            .within("seen", async {
-                let mut lease = self.lease().await?;
-                let result = sqlx::query(SEEN).bind(&users).bind(&times).execute(lease.connection()).await;
-                lease.end(result).map_err(|error| self.failure(error))
-            })
-            .await
-            .map(drop)
-            .map_err(|failure| failure.to_error())
+        let seen = self.written("seen", sqlx::query(SEEN).bind(&users).bind(&times)).await;
+        seen.map(drop).map_err(|failure| failure.to_error())
     }
 
     async fn last_seen(&self, users: &[UserId]) -> Result<Vec<Option<UnixMillis>>, InboxError> {
         let names: Vec<&str> = users.iter().map(|user| user.as_str()).collect();
-        let rows: Vec<Option<i64>> = self
-            .calls
-            .within("last_seen", async {
-                let mut lease = self.lease().await?;
-                let result = sqlx::query_scalar(LAST_SEEN).bind(&names).fetch_all(lease.connection()).await;
-                lease.end(result).map_err(|error| self.failure(error))
-            })
-            .await
-            .map_err(|failure| failure.to_error())?;
-        let time = |at: Option<i64>| at.map(UnixMillis::from_i64);
-        Ok(rows.into_iter().map(time).collect())
+        let rows = self.rows("last_seen", sqlx::query(LAST_SEEN).bind(&names)).await;
+        let times = rows.and_then(|rows| self.read_row(rows.iter().map(|row| time(row, "at")).collect()));
+        times.map_err(|failure| failure.to_error())
+    }
+
+    async fn expire(&self, now: UnixMillis, limit: u32) -> Result<u64, InboxError> {
+        let expired = self.expire_some(now, limit).await;
+        expired.map_err(|failure| failure.to_error())
     }
 
     async fn sweep(&self, before: &OutOfDate, limit: u32) -> Result<u64, InboxError> {
-        let swept = self.sweep_all(before.expired, before.keys, limit).await;
+        let swept = self.sweep_all(before, limit).await;
         swept.map_err(|failure| failure.to_error())
     }
 
-    async fn expire(&self, _: UnixMillis, _: u32) -> Result<u64, InboxError> {
-        unimplemented!("expire")
+    async fn retain_by_age(&self, created_before: UnixMillis, limit: u32) -> Result<u64, InboxError> {
+        let retained = self.retain_younger(created_before, limit).await;
+        retained.map_err(|failure| failure.to_error())
     }
 
-    async fn retain_by_age(&self, _: UnixMillis, _: u32) -> Result<u64, InboxError> {
-        unimplemented!("retain_by_age")
+    async fn retain_by_count(&self, streams: &[Stream], max_entries: u64) -> Result<u64, InboxError> {
+        let retained = self.retain_last(streams, max_entries).await;
+        retained.map_err(|failure| failure.to_error())
     }
 
-    async fn retain_by_count(&self, _: &[Stream], _: u64) -> Result<u64, InboxError> {
-        unimplemented!("retain_by_count")
+    async fn overfull(&self, max_entries: u64, limit: u32) -> Result<Vec<Stream>, InboxError> {
+        let overfull = self.find_overfull(max_entries, limit).await;
+        overfull.map_err(|failure| failure.to_error())
     }
 
-    async fn overfull(&self, _: u64, _: u32) -> Result<Vec<Stream>, InboxError> {
-        unimplemented!("overfull")
+    async fn look_for_undelivered(&self, now: UnixMillis, limit: u32) -> Result<u64, InboxError> {
+        let query = sqlx::query(LOOK_FOR_UNDELIVERED).bind(now.as_i64()).bind(i64::from(limit));
+        self.number("look_for_undelivered", query, "looked").await
     }
 
-    async fn look_for_undelivered(&self, _: UnixMillis, _: u32) -> Result<u64, InboxError> {
-        unimplemented!("look_for_undelivered")
+    async fn remove_device(&self, user: &UserId, device: &DeviceId) -> Result<bool, InboxError> {
+        let query = sqlx::query(REMOVE_DEVICE).bind(user.as_str()).bind(device.as_str());
+        self.number("remove_device", query, "devices").await.map(|devices| devices > 0)
     }
 
-    async fn remove_device(&self, _: &UserId, _: &DeviceId) -> Result<bool, InboxError> {
-        unimplemented!("remove_device")
+    async fn used(&self, devices: &[(UserId, DeviceId)], now: UnixMillis) -> Result<(), InboxError> {
+        let touched = self.touch_devices(devices, now).await;
+        touched.map_err(|failure| failure.to_error())
     }
 
-    async fn used(&self, _: &[(UserId, DeviceId)], _: UnixMillis) -> Result<(), InboxError> {
-        unimplemented!("used")
-    }
-
-    async fn erase(&self, _: &UserId) -> Result<Erased, InboxError> {
-        unimplemented!("erase")
+    async fn erase(&self, user: &UserId) -> Result<Erased, InboxError> {
+        let erased = self.erase_all(user).await;
+        erased.map_err(|failure| failure.to_error())
     }
 
     async fn close(&self) {

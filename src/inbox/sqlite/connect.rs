@@ -47,6 +47,20 @@ pub(in crate::inbox) async fn connect_to_migrate(url: &str) -> Result<SqliteConn
     connect(&options(url, MIGRATE_TIMEOUT)?).await
 }
 
+/// The file, which must be there.
+pub(super) async fn connect_existing(url: &str) -> Result<SqliteConnection, OpenError> {
+    let options = options(url, MIGRATE_TIMEOUT)?.create_if_missing(false);
+    options.connect().await.map_err(|error| unusable(&options, &error))
+}
+
+/// A file that did not do what was asked.
+pub(super) fn unusable_at(url: &str, error: &sqlx::Error) -> OpenError {
+    match options(url, MIGRATE_TIMEOUT) {
+        Ok(options) => unusable(&options, error),
+        Err(refusal) => refusal,
+    }
+}
+
 fn options(url: &str, busy_timeout: Duration) -> Result<SqliteConnectOptions, OpenError> {
     if url.contains(":memory:") || url.contains("mode=memory") {
         let reason = "the inbox needs a file, as what it answers for has to outlive it".to_owned();

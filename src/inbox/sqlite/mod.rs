@@ -4,16 +4,31 @@
 //! transaction that takes the write lock first, so it never has to be rolled back for
 //! having read something old. WAL, so readers see the last commit and wait for nobody.
 
+#[macro_use]
+mod fragments;
+
 mod append;
+mod cancel;
 mod connect;
+mod entries;
+mod epoch;
+mod erase;
+mod keys;
+mod look;
 mod outbox;
 mod reads;
 mod receipts;
+mod retention;
 mod schedules;
 mod start;
 mod streams;
+mod tell;
+mod unread;
 mod upkeep;
 
+use std::time::Duration;
+
+use serde::Serialize;
 use sqlx::sqlite::Sqlite;
 use sqlx::{SqlitePool, Transaction};
 
@@ -26,6 +41,7 @@ use crate::domain::Epoch;
 use crate::metrics::inbox::InboxMetrics;
 
 pub(super) use connect::connect_to_migrate;
+pub(super) use epoch::new_epoch;
 
 /// The inbox in a SQLite file. Clones share its connections.
 #[derive(Debug, Clone)]
@@ -36,6 +52,8 @@ pub struct SqliteInbox {
     calls: Calls,
     clock: Clock,
     max_devices: u32,
+    receipt_events: bool,
+    undelivered_after: Option<Duration>,
 }
 
 impl SqliteInbox {
@@ -51,6 +69,8 @@ impl SqliteInbox {
             calls: Calls { timeout: settings.timeout, metrics },
             clock,
             max_devices: settings.max_devices,
+            receipt_events: settings.receipt_events,
+            undelivered_after: settings.undelivered_after,
         })
     }
 
@@ -65,6 +85,23 @@ impl SqliteInbox {
         committed.map_err(|error| self.failure(error))
     }
 
+    /// Commits what was done, or, if it failed, drops all of it.
+    async fn finish<T>(
+        &self,
+        transaction: Transaction<'static, Sqlite>,
+        done: Result<T, sqlx::Error>,
+    ) -> Result<T, Failure> {
+        let done = done.map_err(|error| self.failure(error))?;
+        self.commit(transaction).await?;
+        Ok(done)
+    }
+
+    /// A transaction that reads: all of it of one snapshot.
+    async fn snapshot(&self) -> Result<Transaction<'static, Sqlite>, Failure> {
+        let begun = self.readers.begin().await;
+        begun.map_err(|error| self.failure(error))
+    }
+
     fn failure(&self, error: sqlx::Error) -> Failure {
         Failure::of_sqlite(error, self.calls.timeout)
     }
@@ -76,6 +113,11 @@ fn epoch_of(column: i64) -> Epoch {
 }
 
 /// Rows to be written, as the JSON array that `json_each` takes: one statement for all of them.
-fn rows(rows: Vec<serde_json::Value>) -> String {
-    serde_json::Value::Array(rows).to_string()
+fn rows<T: Serialize>(rows: Vec<T>) -> String {
+    serde_json::to_string(&rows).expect("numbers, texts and ids are JSON")
+}
+
+/// Counts are never negative.
+fn count_of(column: i64) -> u64 {
+    u64::try_from(column).unwrap_or_default()
 }

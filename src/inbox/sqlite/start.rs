@@ -1,50 +1,83 @@
 //! Starting sessions in SQLite.
 
-use serde_json::json;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
-use super::{SqliteInbox, epoch_of, rows};
+use super::{SqliteInbox, count_of, epoch_of, rows};
 use crate::domain::{DeviceId, Seq, Stream, UnixMillis, UserId};
-use crate::inbox::Open;
 use crate::inbox::failure::Failure;
 use crate::inbox::start::{Found, Placing, Starts};
+use crate::inbox::{MAX_SHARED_UNREAD, Open};
 
-/// Counts the rows of one stream by its primary key. ?1 user, ?2 device,
-/// ?3 stream, ?4 whether it is the user's own, ?5 now.
-const FIND: &str = r#"
-with standing as materialized (
-    select streams.id, coalesce(streams.epoch, store.epoch) as epoch,
-        coalesce(streams.last_seq, 0) as head, coalesce(streams.floor_seq, 0) as floor
-    from store
-    left join streams on streams.name = ?3
-),
-own as materialized (
-    select epoch, acked_seq from cursors where user_id = ?1 and device = ?2 and stream = ?3
-),
-anywhere as materialized (
-    -- A cursor that stands where it started has acknowledged nothing.
-    select max(acked_seq) as acked
-    from cursors
-    where user_id = ?1 and stream = ?3 and epoch = (select epoch from standing)
-        and acked_seq > start_seq and ?4 and not exists (select 1 from own)
-),
-waiting as materialized (
-    select count(*) as unread,
-        min(seq) filter (where seq > coalesce((select acked from anywhere), 0)) as lowest
-    from entries
-    where ?4 and stream = (select id from standing) and seq > (select floor from standing)
-        and (expires_at is null or expires_at > ?5) and (device is null or device = ?2)
-)
-select standing.epoch, standing.head, standing.floor,
-    own.epoch as cursor_epoch, own.acked_seq as cursor_acked,
-    (select last_used from devices where user_id = ?1 and device = ?2) as last_used,
-    (select count(*) from devices where user_id = ?1 and device <> ?2) as others,
-    waiting.unread, waiting.lowest
-from standing
-join waiting on true
-left join own on true
-"#;
+/// Counts the rows of one stream by its primary key. ?1 user, ?2 device, ?3 stream, ?4 whether it is the user's
+/// own, ?5 now, ?6 up to how many are counted of a shared one, ?7 and ?8 the seq and epoch of a resume.
+/// Unread of a shared stream counts from where the user began to follow it: here, if it is only now.
+const FIND: &str = concat!(
+    "with standing as materialized (
+        select streams.id, coalesce(streams.epoch, store.epoch) as epoch,
+            coalesce(streams.last_seq, 0) as head, coalesce(streams.floor_seq, 0) as floor,
+            store.version_base
+        from store
+        left join streams on streams.name = ?3
+    ),
+    own as materialized (
+        select epoch, acked_seq from cursors where user_id = ?1 and device = ?2 and stream = ?3
+    ),
+    anywhere as materialized (
+        -- A cursor that stands where it started has acknowledged nothing.
+        select max(acked_seq) as acked
+        from cursors
+        where user_id = ?1 and stream = ?3 and epoch = (select epoch from standing)
+            and acked_seq > start_seq and ?4 and not exists (select 1 from own)
+    ),
+    waiting as materialized (
+        select count(*) as unread,
+            min(seq) filter (
+                where seq > coalesce((select acked from anywhere), 0) and (device is null or device = ?2)
+            ) as lowest
+        from entries
+        where ?4 and stream = (select id from standing) and seq > (select floor from standing)
+            and read_at is null and ",
+    current!(),
+    " and ",
+    alive!("?5"),
+    "
+    ),
+    counted_from as materialized (
+        select coalesce(
+            (select max(start_seq, read_seq) from follows where user_id = ?1 and stream = ?3),
+            case when ?2 is null or ?7 is null then head
+                when ?7 > head or coalesce(?8, epoch) <> epoch then floor else ?7 end
+        ) as seq
+        from standing
+    ),
+    shared as materialized (
+        select count(*) as unread
+        from (
+            select 1 from entries
+            where not ?4 and stream = (select id from standing)
+                and seq > max((select seq from counted_from), (select floor from standing)) and ",
+    current!(),
+    " and ",
+    alive!("?5"),
+    "
+                and not exists (
+                    select 1 from reads where user_id = ?1 and reads.stream = ?3 and reads.seq = entries.seq
+                )
+            limit ?6
+        )
+    )
+    select standing.epoch, standing.head, standing.floor, standing.version_base,
+        own.epoch as cursor_epoch, own.acked_seq as cursor_acked,
+        (select last_used from devices where user_id = ?1 and device = ?2) as last_used,
+        (select count(*) from devices where user_id = ?1 and device <> ?2) as others,
+        waiting.unread + shared.unread as unread, waiting.lowest,
+        coalesce((select reads from user_state where user_id = ?1), 0) as reads
+    from standing
+    join waiting on true
+    join shared on true
+    left join own on true"
+);
 
 /// The lowest free slot: there is one writer, so nobody else wants it.
 const ADD_DEVICE: &str = r#"
@@ -81,6 +114,16 @@ where user_id = asked.value ->> 0 and device = asked.value ->> 1 and stream = as
     and epoch = asked.value ->> 5 and acked_seq = asked.value ->> 6
 "#;
 
+/// Where a user began to follow a shared stream: with the first cursor of a device in it. Rows as above.
+const FOLLOW: &str = r#"
+insert into follows (user_id, stream, epoch, start_seq)
+select value ->> 0, value ->> 2, value ->> 3, min(value ->> 4)
+from json_each(?1)
+where substr(value ->> 2, 1, 5) <> 'user:'
+group by value ->> 0, value ->> 2
+on conflict do nothing
+"#;
+
 impl Starts for SqliteInbox {
     async fn find(&self, requests: &[&Open], now: UnixMillis) -> Result<Vec<Found>, Failure> {
         let work = async {
@@ -95,6 +138,9 @@ impl Starts for SqliteInbox {
                     .bind(open.stream.to_string())
                     .bind(is_own)
                     .bind(now.as_i64())
+                    .bind(i64::try_from(MAX_SHARED_UNREAD).unwrap_or(i64::MAX))
+                    .bind(open.resume.map(|resume| resume.seq.as_i64()))
+                    .bind(open.resume.and_then(|resume| resume.epoch).map(|epoch| i64::from(epoch.0)))
                     .fetch_one(&mut *connection)
                     .await
                     .and_then(|row| found_in(&row));
@@ -151,20 +197,20 @@ impl Starts for SqliteInbox {
 
     async fn place(&self, cursors: &[Placing]) -> Result<(), Failure> {
         let asked = cursors.iter().map(|cursor| {
-            json!([
-                cursor.user,
-                cursor.device,
+            (
+                &cursor.user,
+                &cursor.device,
                 cursor.stream.to_string(),
                 cursor.epoch.0,
                 cursor.start.as_i64(),
                 cursor.replaces.map(|(epoch, _)| epoch.0),
                 cursor.replaces.map(|(_, acked)| acked.as_i64()),
-            ])
+            )
         });
         let asked = rows(asked.collect());
         let work = async {
             let mut transaction = self.write().await?;
-            for statement in [PLACE, REPLACE] {
+            for statement in [PLACE, REPLACE, FOLLOW] {
                 sqlx::query(statement)
                     .bind(&asked)
                     .execute(&mut *transaction)
@@ -189,7 +235,9 @@ fn found_in(row: &SqliteRow) -> Result<Found, sqlx::Error> {
         cursor: cursor_epoch.zip(cursor_acked).map(|(epoch, acked)| (epoch_of(epoch), Seq::from_i64(acked))),
         last_used: last_used.map(UnixMillis::from_i64),
         others: u32::try_from(row.try_get::<i64, _>("others")?).unwrap_or(u32::MAX),
-        unread: u64::try_from(row.try_get::<i64, _>("unread")?).unwrap_or_default(),
+        unread: count_of(row.try_get("unread")?),
         lowest: lowest.map(Seq::from_i64),
+        version_base: count_of(row.try_get("version_base")?),
+        reads: count_of(row.try_get("reads")?),
     })
 }

@@ -3,12 +3,12 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use serde_json::json;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
+use uuid::Uuid;
 
-use super::{SqliteInbox, epoch_of, rows};
-use crate::domain::{DeviceId, Seq, Stream, UnixMillis};
+use super::{SqliteInbox, count_of, epoch_of, rows};
+use crate::domain::{DeviceId, NotificationId, Seq, Stream, UnixMillis};
 use crate::inbox::failure::Failure;
 use crate::inbox::page::{self, Found};
 use crate::inbox::{
@@ -16,28 +16,35 @@ use crate::inbox::{
 };
 
 /// One statement, so one snapshot. ?1 stream, ?2 after, ?3 whether for all devices, ?4 device,
-/// ?5 now, ?6 how many. There is always a row; without an entry its `seq` is null.
-const READ: &str = r#"
-select coalesce(streams.epoch, store.epoch) as epoch, coalesce(streams.floor_seq, 0) as floor,
-    coalesce(streams.last_seq, 0) as head, entries.seq, entries.device, entries.expires_at,
-    bodies.json
-from store
-left join streams on streams.name = ?1
-left join entries
-    on entries.stream = streams.id and entries.seq > max(?2, streams.floor_seq)
-    and (entries.expires_at is null or entries.expires_at > ?5)
-    and (?3 or entries.device is null or entries.device = ?4)
-    and exists (select 1 from bodies where bodies.id = entries.body)
-left join bodies on bodies.id = entries.body
-order by entries.seq
-limit ?6
-"#;
+/// ?5 now, ?6 how many. There is always a row; without an entry its `seq` is null. That the store has one row is
+/// said so that entries are read in order, only as far as they are wanted, rather than all of them sorted.
+const READ: &str = concat!(
+    "select coalesce(streams.epoch, store.epoch) as epoch, coalesce(streams.floor_seq, 0) as floor,
+        coalesce(streams.last_seq, 0) as head, entries.seq, entries.device, entries.expires_at,
+        entries.kind, entries.body, entries.read_at, bodies.json
+    from store
+    left join streams on streams.name = ?1
+    left join entries
+        on entries.stream = streams.id and entries.seq > max(?2, streams.floor_seq)
+        and ",
+    alive!("?5"),
+    " and (?3 or entries.device is null or entries.device = ?4)
+        and (entries.kind = 1 or (",
+    current!(),
+    ") and exists (select 1 from bodies where bodies.id = entries.body))
+    left join bodies on bodies.id = entries.body and entries.kind = 0
+    where store.one = 1
+    order by entries.seq
+    limit ?6"
+);
 
+/// Rows: [name, the user whose own it is].
 const HEADS: &str = r#"
-select coalesce(streams.epoch, store.epoch), coalesce(streams.last_seq, 0)
+select coalesce(streams.epoch, store.epoch), coalesce(streams.last_seq, 0), coalesce(user_state.reads, 0)
 from json_each(?1) as asked
 join store on true
-left join streams on streams.name = asked.value
+left join streams on streams.name = asked.value ->> 0
+left join user_state on user_state.user_id = asked.value ->> 1
 order by asked.key
 "#;
 
@@ -66,26 +73,29 @@ impl SqliteInbox {
     }
 
     async fn stand(&self, streams: &[Stream]) -> Result<Vec<Head>, Failure> {
-        let asked = rows(streams.iter().map(|stream| json!(stream.to_string())).collect());
+        let asked = streams.iter().map(|stream| {
+            let owner = if let Stream::User(user) = stream { Some(user) } else { None };
+            (stream.to_string(), owner)
+        });
+        let asked = rows(asked.collect());
         let work = async {
-            let found: Result<Vec<(i64, i64)>, _> =
+            let found: Result<Vec<(i64, i64, i64)>, _> =
                 sqlx::query_as(HEADS).bind(asked).fetch_all(&self.readers).await;
             found.map_err(|error| self.failure(error))
         };
         let found = self.calls.within("heads", work).await?;
-        let head = |(epoch, head)| Head { epoch: epoch_of(epoch), head: Seq::from_i64(head), reads: 0 };
+        let head = |(epoch, head, reads)| Head {
+            epoch: epoch_of(epoch),
+            head: Seq::from_i64(head),
+            reads: count_of(reads),
+        };
         Ok(found.into_iter().map(head).collect())
     }
 
     async fn move_cursors(&self, cursors: &[Cursor]) -> Result<(), Failure> {
         let asked = cursors.iter().map(|cursor| {
-            json!([
-                cursor.user,
-                cursor.device,
-                cursor.stream.to_string(),
-                cursor.epoch.0,
-                cursor.acked.as_i64(),
-            ])
+            let stream = cursor.stream.to_string();
+            (&cursor.user, &cursor.device, stream, cursor.epoch.0, cursor.acked.as_i64())
         });
         let asked = rows(asked.collect());
         let work = async {
@@ -160,9 +170,12 @@ fn entry(row: &SqliteRow) -> Result<Option<Entry>, sqlx::Error> {
             .transpose()
             .map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
         expires_at: expires_at.map(UnixMillis::from_i64),
-        content: Content::Notification {
-            json: Bytes::from(row.try_get::<Vec<u8>, _>("json")?),
-            is_read: false,
+        content: match row.try_get::<i64, _>("kind")? {
+            0 => Content::Notification {
+                json: Bytes::from(row.try_get::<Vec<u8>, _>("json")?),
+                is_read: row.try_get::<Option<i64>, _>("read_at")?.is_some(),
+            },
+            _ => Content::Cancelled(NotificationId(row.try_get::<Uuid, _>("body")?)),
         },
     }))
 }

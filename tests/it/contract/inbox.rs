@@ -1,10 +1,14 @@
 //! The inbox's contract: every case runs against SQLite and PostgreSQL.
 
 mod append;
+mod devices;
+mod erase;
 mod faults;
 mod idempotency;
 mod open;
 mod read;
+mod reads;
+mod retention;
 mod store;
 mod upkeep;
 

@@ -1,0 +1,315 @@
+//! The one statement that appends a group.
+//!
+//! Owns its text and what it is given. Two texts: most groups need nothing but their entries, and what a
+//! statement could do costs at every execution.
+
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use super::{PostgresInbox, count, epoch_of};
+use crate::domain::{Seq, UnixMillis};
+use crate::inbox::failure::Failure;
+use crate::inbox::{Append, Appended, Place};
+
+/// Order is everything here. Keys are taken first, sorted; a key that is being taken by somebody
+/// else makes this wait until that is decided. Schedules end next, sorted. Then the streams' counters
+/// are raised, sorted; their locks, held to the end of the statement, make the order of seqs that of
+/// commits. Last come entries that are superseded, sorted. Nobody who holds one of these waits for one
+/// of an earlier kind. Each of these steps reads all of the one before it, so the server cannot
+/// interleave them.
+macro_rules! append {
+    (
+        arrays: $arrays:literal, columns: $columns:literal, first: $first:literal, fresh: $fresh:literal,
+        wanted: $wanted:literal, placed: $placed:literal, then: $then:expr, entry: $entry:literal,
+        values: $values:literal, superseded: $superseded:literal
+    ) => {
+        concat!(
+            r#"
+with item as materialized (
+    select *
+    from unnest($1::uuid[], $2::bytea[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::bytea[],
+        $8::bigint[]"#,
+            $arrays,
+            r#") with ordinality
+        as item (id, json, created_at, expires_at, publisher, key, hash, recipients"#,
+            $columns,
+            r#", place)
+),
+taken as (
+    insert into idempotency (publisher, key, hash, body, created_at)
+    select publisher, key, hash, id, created_at
+    from item
+    where key is not null
+    order by publisher collate "C", key collate "C"
+    on conflict do nothing
+    returning publisher, key
+),"#,
+            $first,
+            r#"
+fresh as materialized (
+    select * from item
+    where (key is null or (publisher, key) in (select publisher, key from taken))"#,
+            $fresh,
+            r#"
+),
+wanted as materialized (
+    select entry.place, fresh.id as body, entry.stream, entry.device, fresh.expires_at"#,
+            $wanted,
+            r#"
+    from unnest($9::bigint[], $10::text[], $11::text[])
+        with ordinality as entry (item, stream, device, place)
+    join fresh on fresh.place = entry.item
+),
+counter as (
+    insert into streams as stream (name, epoch, last_seq, base_seq)
+    select wanted.stream, store.epoch, store.erased_seq + count(*), store.erased_seq
+    from wanted cross join store
+    group by wanted.stream, store.epoch, store.erased_seq
+    order by wanted.stream collate "C"
+    on conflict (name)
+        do update set last_seq = stream.last_seq + excluded.last_seq - excluded.base_seq
+    returning stream.id, stream.name, stream.epoch, stream.last_seq
+),
+placed as materialized (
+    select wanted.place, counter.id as stream, counter.epoch, wanted.body, wanted.device,
+        wanted.expires_at, counter.last_seq - count(*) over (partition by counter.id)
+            + row_number() over (partition by counter.id order by wanted.place) as seq"#,
+            $placed,
+            r#"
+    from wanted
+    join counter on counter.name = wanted.stream
+),"#,
+            $then,
+            r#"
+body as (
+    insert into bodies (id, json, created_at, expires_at, publisher, recipients)
+    select id, json, created_at, expires_at, publisher, recipients from fresh
+),
+entry as (
+    insert into entries (stream, seq, body, device, expires_at"#,
+            $entry,
+            r#")
+    select stream, seq, body, device, expires_at"#,
+            $values,
+            r#" from placed
+)
+select
+    (select array_agg(place order by place) from fresh) as items,
+    array_agg(seq order by place) as seqs,
+    array_agg(epoch order by place) as epochs,
+    "#,
+            $superseded,
+            r#" as superseded
+from placed
+"#
+        )
+    };
+}
+
+const PLAIN: &str = append!(
+    arrays: "", columns: "", first: "", fresh: "", wanted: "", placed: "", then: "", entry: "", values: "",
+    superseded: "0::bigint"
+);
+
+/// $12 collapse keys, $13 which are scheduled, $14 now, $15 whether events are written, $16 after how long
+/// nobody's acknowledgement is to be looked for.
+const FULL: &str = append!(
+    arrays: ", $12::text[], $13::boolean[]",
+    columns: ", collapse, scheduled",
+    first: "
+unscheduled as (
+    delete from scheduled
+    using (
+        select scheduled.id
+        from item
+        join scheduled on scheduled.id = item.id
+        where item.scheduled
+        order by scheduled.id
+        for update of scheduled
+    ) as due
+    where scheduled.id = due.id
+    returning scheduled.id
+),",
+    fresh: "
+        and (not scheduled or id in (select id from unscheduled))",
+    wanted: ", fresh.collapse, fresh.publisher",
+    placed: ",
+        counter.name, wanted.collapse, wanted.publisher,
+        wanted.collapse is not null and lead(true) over (
+            partition by counter.id, wanted.collapse, wanted.device order by wanted.place
+        ) is not null as is_superseded",
+    then: concat!(
+        "
+older as materialized (
+    select entries.stream, entries.seq
+    from (select distinct stream, device, collapse from placed where collapse is not null) as newer
+    join entries on entries.stream = newer.stream and entries.collapse = newer.collapse
+        and entries.device is not distinct from newer.device
+    where entries.state = 0
+    order by entries.stream, entries.seq
+    for no key update of entries
+),
+superseded as (
+    update entries set state = 1
+    from older
+    where entries.stream = older.stream and entries.seq = older.seq and entries.state = 0
+    returning entries.stream, entries.body, entries.device,
+        entries.delivered_at is null and entries.read_at is null as is_open
+),
+replaced as materialized (
+    select superseded.body, superseded.device, streams.name, bodies.publisher
+    from superseded
+    join streams on streams.id = superseded.stream
+    left join bodies on bodies.id = superseded.body
+    where superseded.is_open
+    union all
+    select body, device, name, publisher from placed where is_superseded
+),
+due as (
+    insert into due (body, at)
+    select id, created_at + $16::bigint
+    from fresh
+    where $16::bigint is not null and recipients is not null
+),
+told_stored as (",
+        tell!("stored", "placed", "$14::bigint", "$15::boolean"),
+        "),
+told_superseded as (",
+        tell!("superseded", "replaced", "$14::bigint", "$15::boolean"),
+        "),"
+    ),
+    entry: ", collapse, state",
+    values: ", collapse, is_superseded::int",
+    superseded: "(select count(*) from replaced)"
+);
+
+/// The arrays that the statement takes.
+#[derive(Debug, Default)]
+struct Columns<'a> {
+    ids: Vec<Uuid>,
+    jsons: Vec<&'a [u8]>,
+    created: Vec<i64>,
+    expires: Vec<Option<i64>>,
+    publishers: Vec<&'a str>,
+    keys: Vec<Option<&'a str>>,
+    hashes: Vec<Option<&'a [u8]>>,
+    recipients: Vec<Option<i64>>,
+    items: Vec<i64>,
+    streams: Vec<String>,
+    devices: Vec<Option<&'a str>>,
+    collapse: Vec<Option<&'a str>>,
+    scheduled: Vec<bool>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(items: impl Iterator<Item = &'a Append>) -> Self {
+        let mut columns = Self::default();
+        for (item, append) in (1_i64..).zip(items) {
+            let notification = &append.notification;
+            // Its key, if it had one, was taken when it was scheduled.
+            let key = append.idempotency.as_ref().filter(|_| !append.scheduled);
+            let is_shared = append.recipients.iter().any(|recipient| recipient.stream.is_shared());
+            columns.ids.push(notification.id.0);
+            columns.jsons.push(&notification.json);
+            columns.created.push(notification.created_at.as_i64());
+            columns.expires.push(notification.expires_at.map(UnixMillis::as_i64));
+            columns.publishers.push(key.map_or(&append.publisher, |key| &key.publisher).as_str());
+            columns.keys.push(key.map(|key| key.key.as_str()));
+            columns.hashes.push(key.map(|key| &key.request_hash[..]));
+            columns.recipients.push((!is_shared).then(|| count_of(append.recipients.len())));
+            columns.collapse.push(append.collapse_key.as_deref());
+            columns.scheduled.push(append.scheduled);
+            for recipient in &append.recipients {
+                columns.items.push(item);
+                columns.streams.push(recipient.stream.to_string());
+                columns.devices.push(recipient.device.as_ref().map(|device| device.as_str()));
+            }
+        }
+        columns
+    }
+
+    fn is_plain(&self) -> bool {
+        self.collapse.iter().all(Option::is_none) && !self.scheduled.contains(&true)
+    }
+}
+
+fn count_of(length: usize) -> i64 {
+    i64::try_from(length).unwrap_or(i64::MAX)
+}
+
+impl PostgresInbox {
+    /// Appends the items at `places`, no two with one key; the places whose key is taken are
+    /// left unanswered.
+    pub(super) async fn insert(
+        &self,
+        items: &[&Append],
+        places: &[usize],
+        answers: &mut [Option<Result<Appended, Failure>>],
+    ) -> Result<(), Failure> {
+        let columns = Columns::of(places.iter().map(|place| items[*place]));
+        let row = self.insert_columns(&columns).await?;
+        let superseded = self.read_row(count(&row, "superseded"))?;
+        let (stored, mut entries) = self.read_row(stored(&row))?;
+        let mut total = 0;
+        for item in stored {
+            // The statement counts from one, as SQL does.
+            let place = places[usize::try_from(item - 1).unwrap_or(usize::MAX)];
+            let count = items[place].recipients.len();
+            total += count as u64;
+            let places = entries.by_ref().take(count).collect();
+            answers[place] = Some(Ok(Appended::Stored(places)));
+        }
+        for place in places {
+            if items[*place].scheduled && answers[*place].is_none() {
+                answers[*place] = Some(Ok(Appended::NotScheduled));
+            }
+        }
+        self.calls.metrics.count_receipts("stored", total);
+        self.calls.metrics.count_receipts("superseded", superseded);
+        Ok(())
+    }
+
+    async fn insert_columns(&self, columns: &Columns<'_>) -> Result<PgRow, Failure> {
+        let is_plain = columns.is_plain() && !self.receipt_events && self.undelivered_after.is_none();
+        let mut query = sqlx::query(if is_plain { PLAIN } else { FULL })
+            .bind(&columns.ids)
+            .bind(&columns.jsons)
+            .bind(&columns.created)
+            .bind(&columns.expires)
+            .bind(&columns.publishers)
+            .bind(&columns.keys)
+            .bind(&columns.hashes)
+            .bind(&columns.recipients)
+            .bind(&columns.items)
+            .bind(&columns.streams)
+            .bind(&columns.devices);
+        if !is_plain {
+            query = query
+                .bind(&columns.collapse)
+                .bind(&columns.scheduled)
+                .bind(self.clock.now().as_i64())
+                .bind(self.receipt_events)
+                .bind(self.undelivered_after.map(millis));
+        }
+        self.row("append", query).await
+    }
+}
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn stored(row: &PgRow) -> Result<(Vec<i64>, impl Iterator<Item = Place>), sqlx::Error> {
+    let items: Option<Vec<i64>> = row.try_get("items")?;
+    let seqs: Option<Vec<i64>> = row.try_get("seqs")?;
+    let epochs: Option<Vec<i64>> = row.try_get("epochs")?;
+    let places = seqs
+        .unwrap_or_default()
+        .into_iter()
+        .zip(epochs.unwrap_or_default())
+        .map(|(seq, epoch)| Place { epoch: epoch_of(epoch), seq: Seq::from_i64(seq) });
+    Ok((items.unwrap_or_default(), places))
+}

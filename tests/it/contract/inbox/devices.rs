@@ -1,0 +1,138 @@
+//! Devices that go: removed by their user, or idle for long.
+
+use std::time::Duration;
+
+use fanfare::domain::{Epoch, Seq, Stream, UnixMillis};
+use fanfare::inbox::{InboxError, Open, OutOfDate};
+
+use super::cases;
+use super::store::*;
+
+cases!(
+    a_removed_device_starts_as_a_new_one,
+    removing_a_device_leaves_the_others,
+    a_removed_device_makes_room_for_another,
+    what_a_removed_device_acknowledges_is_passed_over,
+    idle_devices_are_forgotten_with_their_cursors,
+    a_device_that_is_in_use_does_not_look_idle,
+    idle_devices_are_forgotten_in_batches,
+);
+
+const IDLE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+async fn remove(store: &Store, name: &str, on: &str) -> bool {
+    let removed = store.inbox.remove_device(&user(name), &device(on)).await;
+    removed.expect("it is known whether it was there")
+}
+
+/// Forgets what was idle for [`IDLE`], at most `limit` rows; answers how many rows went.
+async fn sweep(store: &Store, limit: u32) -> u64 {
+    let devices = UnixMillis(store.now().0 - u64::try_from(IDLE.as_millis()).expect("90 days"));
+    let before = OutOfDate { keys: UnixMillis(0), expired: UnixMillis(0), devices };
+    store.inbox.sweep(&before, limit).await.expect("swept")
+}
+
+async fn follow_everyone(store: &Store, name: &str, on: &str) -> Seq {
+    let open = Open { stream: Stream::Everyone, ..opening(name, Some(on)) };
+    store.open_one(open).await.expect("it opens").position
+}
+
+async fn a_removed_device_starts_as_a_new_one(store: &Store) {
+    store.fill(&own("alice"), 3).await;
+    let epoch = store.attach("alice", "web").await.epoch;
+    follow_everyone(store, "alice", "web").await;
+    store.ack("alice", "web", epoch, 2).await;
+    store.fill(&Stream::Everyone, 2).await;
+    assert!(remove(store, "alice", "web").await);
+    assert!(!remove(store, "alice", "web").await);
+    assert!(!remove(store, "nobody", "web").await);
+    // The user's first device again: from the floor on; of everyone from the head on.
+    assert_eq!(store.attach("alice", "web").await.position, Seq(0));
+    assert_eq!(follow_everyone(store, "alice", "web").await, Seq(2));
+}
+
+async fn removing_a_device_leaves_the_others(store: &Store) {
+    store.fill(&own("alice"), 3).await;
+    for (name, on, seq) in [("alice", "web", 1), ("alice", "phone", 2), ("bob", "web", 0)] {
+        let Epoch(epoch) = store.attach(name, on).await.epoch;
+        store.ack(name, on, Epoch(epoch), seq).await;
+    }
+    assert!(remove(store, "alice", "web").await);
+    assert_eq!(store.attach("alice", "phone").await.position, Seq(2));
+    // A further device, as the phone is there: it starts at what nobody acknowledged.
+    assert_eq!(store.attach("alice", "web").await.position, Seq(2));
+    assert!(remove(store, "bob", "web").await);
+}
+
+async fn a_removed_device_makes_room_for_another(store: &Store) {
+    for number in 0..MAX_DEVICES {
+        store.attach("alice", &format!("device-{number}")).await;
+    }
+    let refused = store.open_one(opening("alice", Some("one-more"))).await;
+    assert!(matches!(refused, Err(InboxError::DevicesFull { .. })), "{refused:?}");
+    assert!(remove(store, "alice", "device-2").await);
+    store.attach("alice", "one-more").await;
+    let refused = store.open_one(opening("alice", Some("device-2"))).await;
+    assert!(matches!(refused, Err(InboxError::DevicesFull { .. })), "{refused:?}");
+}
+
+async fn what_a_removed_device_acknowledges_is_passed_over(store: &Store) {
+    store.fill(&own("alice"), 3).await;
+    let epoch = store.attach("alice", "web").await.epoch;
+    assert!(remove(store, "alice", "web").await);
+    store.ack("alice", "web", epoch, 3).await;
+    assert_eq!(store.attach("alice", "web").await.position, Seq(0));
+}
+
+async fn idle_devices_are_forgotten_with_their_cursors(store: &Store) {
+    store.fill(&own("alice"), 3).await;
+    let epoch = store.attach("alice", "old").await.epoch;
+    follow_everyone(store, "alice", "old").await;
+    store.ack("alice", "old", epoch, 3).await;
+    store.pass(Duration::from_secs(3600));
+    store.attach("alice", "new").await;
+    store.pass(IDLE.saturating_sub(Duration::from_secs(3600)));
+    assert_eq!(sweep(store, 100).await, 0);
+    store.pass(Duration::from_millis(1));
+    assert!(sweep(store, 100).await > 0);
+    assert_eq!(sweep(store, 100).await, 0);
+    assert!(!remove(store, "alice", "old").await);
+    // Where the device had been is forgotten, too: it starts like any other.
+    store.fill(&own("alice"), 1).await;
+    assert_eq!(store.attach("alice", "new").await.position, Seq(3));
+    assert_eq!(store.attach("alice", "old").await.position, Seq(0));
+}
+
+async fn a_device_that_is_in_use_does_not_look_idle(store: &Store) {
+    for on in ["web", "phone"] {
+        store.attach("alice", on).await;
+    }
+    store.pass(IDLE);
+    // One is connected all the time, the other comes back now; of what is not known nothing is made.
+    let used = [(user("alice"), device("web")), (user("alice"), device("unknown"))];
+    store.inbox.used(&used, store.now()).await.expect("noted");
+    store.attach("alice", "phone").await;
+    store.pass(Duration::from_secs(1));
+    assert_eq!(sweep(store, 100).await, 0);
+    assert!(!remove(store, "alice", "unknown").await);
+    // Its last use never goes back.
+    store.inbox.used(&used, START).await.expect("noted");
+    assert_eq!(sweep(store, 100).await, 0);
+    assert!(remove(store, "alice", "web").await);
+}
+
+async fn idle_devices_are_forgotten_in_batches(store: &Store) {
+    for number in 0..5 {
+        store.attach(&format!("user-{number}"), "web").await;
+    }
+    store.pass(IDLE + Duration::from_secs(1));
+    let mut rounds = 0;
+    while sweep(store, 2).await > 0 {
+        rounds += 1;
+        assert!(rounds < 10, "it ends");
+    }
+    assert!(rounds >= 3, "two at a time: {rounds}");
+    for number in 0..5 {
+        assert!(!remove(store, &format!("user-{number}"), "web").await);
+    }
+}
