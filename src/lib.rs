@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! main -> cli -> node -> config, telemetry
-//!   -> gateway | http
+//!   -> gateway | http | jobs
 //!   -> publish | delivery
 //!   -> routing
 //!   -> hub | session | broker | presence | inbox
@@ -28,6 +28,7 @@ pub mod gateway;
 pub mod http;
 pub mod hub;
 pub mod inbox;
+pub mod jobs;
 pub mod metrics;
 pub mod node;
 pub mod presence;

@@ -8,6 +8,7 @@
 mod devices;
 mod fanout;
 mod idle;
+mod lanes;
 mod publisher;
 mod tally;
 mod unicast;
@@ -46,6 +47,8 @@ enum Mode {
     Fanout(fanout::Fanout),
     /// One user's messages: posted, stored, delivered, acknowledged.
     Unicast(unicast::Unicast),
+    /// Urgent messages over AMQP beside a crowd of low ones.
+    Lanes(lanes::Lanes),
 }
 
 #[tokio::main]
@@ -59,6 +62,7 @@ async fn main() -> anyhow::Result<()> {
         Mode::Idle(idle) => idle.run(&fleet, &arguments.watched).await,
         Mode::Fanout(fanout) => fanout.run(&fleet, &publisher, &arguments.watched).await,
         Mode::Unicast(unicast) => unicast.run(&fleet, &publisher, &arguments.watched).await,
+        Mode::Lanes(lanes) => lanes.run(&fleet).await,
     }
     .context("the measurement was not finished")?;
     println!("load average at the end: {}", watch::load_average()?);

@@ -106,19 +106,26 @@ impl Tally {
             self.doubled.load(Ordering::Relaxed),
             self.bytes.load(Ordering::Relaxed) / self.frames().max(1)
         );
-        let mut latency: Vec<u32> =
-            accepted.iter().map(|number| self.latency[*number as usize].load(Ordering::Relaxed)).collect();
-        latency.sort_unstable();
-        let at = |share: f64| {
-            let place = (latency.len() as f64 * share) as usize;
-            f64::from(latency.get(place.min(latency.len().saturating_sub(1))).copied().unwrap_or(0)) / 1000.0
-        };
+        self.print_latency(accepted);
+    }
+
+    /// Prints how long these took.
+    pub(super) fn print_latency(&self, numbers: &[u32]) {
         println!(
             "from the post to the last device: p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms",
-            at(0.5),
-            at(0.99),
-            at(1.0)
+            self.latency_ms(numbers, 0.5),
+            self.latency_ms(numbers, 0.99),
+            self.latency_ms(numbers, 1.0)
         );
+    }
+
+    /// How long such a share of these took at most, in milliseconds.
+    pub(super) fn latency_ms(&self, numbers: &[u32], share: f64) -> f64 {
+        let taken = numbers.iter().map(|number| self.latency[*number as usize].load(Ordering::Relaxed));
+        let mut latency: Vec<u32> = taken.collect();
+        latency.sort_unstable();
+        let place = (latency.len() as f64 * share) as usize;
+        f64::from(latency.get(place.min(latency.len().saturating_sub(1))).copied().unwrap_or(0)) / 1000.0
     }
 }
 

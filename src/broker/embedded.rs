@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::{
-    Broker, ControlError, ControlRequest, Destination, Health, Ingress, Inlets, Outcome, SendError, Settle,
+    Broker, ControlError, ControlRequest, DeadLetterError, DeadLetters, Destination, Graveyard, Health,
+    Ingress, Inlets, Outcome, SendError, Settle,
 };
 use crate::domain::{NodeId, Priority};
 use crate::metrics::broker::BrokerMetrics;
@@ -306,6 +307,30 @@ impl Broker for EmbeddedBroker {
         self.metrics.up.set(0);
         self.health.send_replace(Health::Down);
     }
+}
+
+/// Nobody publishes over AMQP to an embedded node, so there is never a dead letter.
+#[async_trait]
+impl Graveyard for EmbeddedBroker {
+    async fn list(&self, after: Option<&str>, _limit: usize) -> Result<DeadLetters, DeadLetterError> {
+        after.map_or_else(|| Ok(DeadLetters::default()), |after| Err(unknown(after)))
+    }
+
+    async fn find(&self, id: &str) -> Result<(super::DeadLetter, Bytes), DeadLetterError> {
+        Err(unknown(id))
+    }
+
+    async fn requeue(&self, id: &str) -> Result<super::DeadLetter, DeadLetterError> {
+        Err(unknown(id))
+    }
+
+    async fn delete(&self, id: &str) -> Result<super::DeadLetter, DeadLetterError> {
+        Err(unknown(id))
+    }
+}
+
+fn unknown(id: &str) -> DeadLetterError {
+    DeadLetterError::Unknown(id.to_owned())
 }
 
 impl EmbeddedBroker {

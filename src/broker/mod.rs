@@ -14,8 +14,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::domain::{NodeId, Priority};
 
+mod dead_letters;
 pub mod embedded;
 pub mod rabbit;
+
+pub use dead_letters::{DeadLetter, DeadLetterError, DeadLetters, Graveyard};
 
 /// Whether messages to other nodes get anywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,36 @@ pub enum ControlError {
     /// The request could not be sent.
     #[error("the broker takes no requests now")]
     NotTaken,
+}
+
+/// Something that happened, for backends that bind a queue to `fanfare.events`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What makes a repetition known: the same however often it is sent. The AMQP `message_id`; beyond 255 bytes
+    /// its end gives way to a hash.
+    pub id: String,
+    /// Such as `receipt.delivered`; at most 255 bytes.
+    pub routing_key: String,
+    /// The body.
+    pub json: Bytes,
+}
+
+/// Why not all events are known to be with the broker. Whatever is not known may be there all the same: emit it again,
+/// with the same id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EmitError {
+    /// This broker has no exchange for events. Trying again is of no use.
+    #[error("this broker has no exchange for events")]
+    Unsupported,
+    /// The broker is away or blocked, or went away meanwhile.
+    #[error("the broker takes no events now")]
+    NotTaken,
+    /// Not all were confirmed in time.
+    #[error("the broker did not confirm all events within {0:?}")]
+    Slow(Duration),
+    /// The broker refused those with these ids (a bound queue is full and says so); all others are confirmed.
+    #[error("the broker refused {} of the events", .0.len())]
+    Refused(Vec<String>),
 }
 
 /// A control request that arrived from a node; answer it with [`ControlRequest::answer`] or drop it.
@@ -144,11 +177,26 @@ pub trait Broker: Send + Sync {
     /// Asks one node (itself included) and waits for its answer until the deadline. Dropping the future forgets the request.
     async fn request(&self, node: &NodeId, body: Bytes, deadline: Duration) -> Result<Bytes, ControlError>;
 
+    /// Publishes events and waits until the broker has confirmed all of them: at least once, in no order. At most
+    /// 250 are in flight; call it with as many as there are. A queue that is bound when an event is confirmed has it; where none is, it is gone.
+    ///
+    /// # Errors
+    /// [`EmitError`], at the deadline at the latest, also while the broker is blocked or away. A broker without an
+    /// events exchange (the embedded twin) says [`EmitError::Unsupported`].
+    ///
+    /// # Cancel safety
+    /// Dropped, events may be published or not.
+    async fn emit(&self, events: Vec<Event>, deadline: Duration) -> Result<(), EmitError> {
+        let _ = (events, deadline);
+        Err(EmitError::Unsupported)
+    }
+
     /// Stops (`false`) or resumes (`true`) taking ingress; idempotent. Stopped, messages stay in their queues:
     /// consumers are cancelled and what is unsettled may still be settled. A broker starts stopped.
     fn take_ingress(&self, on: bool);
 
-    /// The health now and at each change.
+    /// The health now and at each change. Whenever it says [`Health::Up`] anew, also after it had said so already, envelopes
+    /// may have been lost just before: the node's queue had to be replaced.
     fn health(&self) -> watch::Receiver<Health>;
 
     /// Stops consuming, sends what is queued and closes, all within `deadline`.

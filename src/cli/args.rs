@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::dead_letters::DeadLettersArguments;
+use super::inbox::InboxCommand;
 use crate::auth::{Algorithm, Secret, TopicPattern};
 use crate::domain::{DeviceId, PublisherId, TopicName, UserId};
 
@@ -68,10 +70,17 @@ Examples:
         #[command(subcommand)]
         what: TokenCommand,
     },
+    /// Work on the inbox by hand.
+    Inbox {
+        #[command(subcommand)]
+        what: InboxCommand,
+    },
     /// Publish a notification over HTTP.
     Publish(PublishArguments),
     /// Connect as a user's device; print notifications and acknowledge them.
     Listen(ListenArguments),
+    /// List, show, requeue or delete dead letters: AMQP messages that were refused for good.
+    DeadLetters(DeadLettersArguments),
 }
 
 #[derive(Debug, Subcommand)]

@@ -38,5 +38,6 @@ fn summary(config: &Config) -> String {
             auth.admins.len()
         ),
     ];
-    lines.join("\n")
+    let warnings = config.warnings().into_iter().map(|warning| format!("  warning   {warning}"));
+    lines.into_iter().chain(warnings).collect::<Vec<_>>().join("\n")
 }

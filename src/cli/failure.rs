@@ -20,6 +20,11 @@ impl Failure {
         Self { lines: lines.collect() }
     }
 
+    /// Its lines, and those of `other`.
+    pub(super) fn add(&mut self, other: Self) {
+        self.lines.extend(other.lines);
+    }
+
     pub(super) fn show(&self) {
         for line in &self.lines {
             eprintln!("fanfare: {line}");

@@ -5,7 +5,9 @@
 
 mod args;
 mod check;
+mod dead_letters;
 mod failure;
+mod inbox;
 mod listen;
 mod output;
 mod place;
@@ -32,7 +34,9 @@ pub fn main() -> ExitCode {
         Command::Migrate => serve::migrate(&sources),
         Command::Check => check::check(&sources),
         Command::Token { what } => token::token(&what, &sources),
+        Command::Inbox { what } => inbox::inbox(&what, &sources),
         Command::Publish(arguments) => publish::publish(&arguments, &sources),
+        Command::DeadLetters(arguments) => dead_letters::dead_letters(&arguments, &sources),
         Command::Listen(arguments) => listen::listen(&arguments, &sources),
     };
     match outcome {

@@ -51,6 +51,29 @@ impl Place {
         })
     }
 
+    /// The admin listener's address that was given, else what the configuration says.
+    pub(super) fn admin_url(&self, given: Option<&str>) -> String {
+        let configured = || {
+            let mut listen = self.config.admin.listen;
+            if listen.ip().is_unspecified() {
+                // It listens on all addresses of this machine, this one among them.
+                listen.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+            }
+            format!("http://{listen}")
+        };
+        given.map_or_else(configured, |given| given.trim_end_matches('/').to_owned())
+    }
+
+    /// The admin token that was given, else the trial's.
+    pub(super) fn admin_token(&self, given: Option<&Secret>) -> Result<Secret, Failure> {
+        let trial = self.trial.as_ref().map(|trial| &trial.admin_token);
+        given.or(trial).cloned().ok_or_else(|| {
+            Failure::new(
+                "no admin token: give --token or FANFARE_ADMIN_TOKEN, or run beside a trial's data folder",
+            )
+        })
+    }
+
     /// A key that users' tokens can be signed with: the configured HMAC secret of id `key_id`
     /// (the first if there is no id), else the trial's, which is made if need be.
     pub(super) fn signing_key(&self, key_id: Option<&str>) -> Result<KeySettings, Failure> {

@@ -112,7 +112,8 @@ fn target(arguments: &PublishArguments) -> Result<Value, Failure> {
     }
 }
 
-fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
+/// What to say when the node did not answer.
+pub(super) fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
     let why = if error.is_timeout() {
         format!("no answer within {} s", DEADLINE.as_secs())
     } else {

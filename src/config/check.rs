@@ -1,7 +1,7 @@
 //! What keys must be to each other.
 
-use super::Config;
 use super::read::Reader;
+use super::{Config, Store};
 
 /// Notes every contradiction.
 pub(super) fn relations(reader: &mut Reader, config: &Config) {
@@ -30,9 +30,54 @@ pub(super) fn relations(reader: &mut Reader, config: &Config) {
         );
         reader.problem("delivery.blind_check_ms", message);
     }
+    events(reader, config);
+    retention(reader, config);
     sizes(reader, config);
     addresses(reader, config);
     secrets(reader, config);
+}
+
+/// What is said of a set-up that one node may well have, and two may not.
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let file = matches!(config.inbox.store, Store::Sqlite(_));
+    if file && !config.is_embedded() {
+        return vec![
+            "inbox.url is a SQLite file although broker.urls or presence.url is set: this is for one node; \
+             with a second one each would have notifications of its own. Set inbox.url to a PostgreSQL"
+                .to_owned(),
+        ];
+    }
+    Vec::new()
+}
+
+/// An embedded broker has no exchange to tell anything on.
+fn events(reader: &mut Reader, config: &Config) {
+    if !config.broker.urls.is_empty() {
+        return;
+    }
+    for (key, is_on) in [
+        ("events.receipts", config.events.receipts),
+        ("events.presence", config.events.presence),
+        ("events.undelivered_after_s", config.events.undelivered_after.is_some()),
+    ] {
+        if is_on {
+            reader.problem(key, "needs RabbitMQ to tell it by: set broker.urls, or leave it off");
+        }
+    }
+}
+
+/// What may live for so long must be kept for so long.
+fn retention(reader: &mut Reader, config: &Config) {
+    const DAY_S: u64 = 24 * 3_600;
+    let (age, ttl) = (config.retention.age, config.publish.max_ttl);
+    if age < ttl {
+        let message = format!(
+            "must be at least publish.max_ttl_days ({}); got {}",
+            ttl.as_secs() / DAY_S,
+            age.as_secs() / DAY_S
+        );
+        reader.problem("retention.days", message);
+    }
 }
 
 fn sizes(reader: &mut Reader, config: &Config) {

@@ -51,6 +51,10 @@ pub struct Config {
     pub publish: PublishConfig,
     /// `[delivery]`.
     pub delivery: DeliveryConfig,
+    /// `[events]`.
+    pub events: EventsConfig,
+    /// `[retention]`.
+    pub retention: RetentionConfig,
     /// `[drain]`.
     pub drain: DrainConfig,
     /// `[auth]`; in the trial set-up without a key, until [`Trial::auth`] replaces it.
@@ -206,6 +210,8 @@ pub struct PublishConfig {
     pub max_notification_bytes: usize,
     /// `max_ttl_days`.
     pub max_ttl: Duration,
+    /// `max_schedule_days`.
+    pub max_schedule: Duration,
     /// `locate_timeout_ms`.
     pub locate_timeout: Duration,
 }
@@ -217,6 +223,37 @@ pub struct DeliveryConfig {
     pub head_check: Duration,
     /// `blind_check_ms`.
     pub blind_check: Duration,
+}
+
+/// `[events]`: what backends are told on `fanfare.events`.
+#[derive(Debug, Clone)]
+pub struct EventsConfig {
+    /// `receipts`.
+    pub receipts: bool,
+    /// `presence`.
+    pub presence: bool,
+    /// `undelivered_after_s`; `None`: never.
+    pub undelivered_after: Option<Duration>,
+}
+
+impl EventsConfig {
+    /// Whether backends are told anything.
+    pub fn any(&self) -> bool {
+        self.receipts || self.presence || self.undelivered_after.is_some()
+    }
+}
+
+/// `[retention]`.
+#[derive(Debug, Clone)]
+pub struct RetentionConfig {
+    /// `days`.
+    pub age: Duration,
+    /// `max_entries` of a stream.
+    pub max_entries: u64,
+    /// `receipts_hours`: how long what has expired is still kept.
+    pub receipts: Duration,
+    /// `idle_device_days`.
+    pub idle_device: Duration,
 }
 
 /// `[drain]`.
@@ -258,6 +295,11 @@ pub enum LogFormat {
 }
 
 impl Config {
+    /// What is allowed and yet suspicious: one line each, for the log at the start.
+    pub fn warnings(&self) -> Vec<String> {
+        check::warnings(self)
+    }
+
     /// Whether broker, presence and inbox are all embedded.
     pub fn is_embedded(&self) -> bool {
         let file = matches!(self.inbox.store, Store::Sqlite(_));

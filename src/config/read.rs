@@ -99,6 +99,14 @@ impl Reader {
         Duration::from_millis(self.number(key, bounds))
     }
 
+    /// Yes or no.
+    pub(super) fn flag(&mut self, key: &'static str) -> bool {
+        self.take(key, |value| match value {
+            ValueKind::Boolean(flag) => Ok(*flag),
+            _ => Err("true or false".to_owned()),
+        })
+    }
+
     /// A text, possibly empty.
     pub(super) fn text(&mut self, key: &'static str) -> String {
         self.parsed(key, "a text", |text| Some(text.to_owned()))

@@ -10,8 +10,9 @@ use std::time::Duration;
 use super::read::Reader;
 use super::text::{has_scheme, origin};
 use super::{
-    AdminConfig, BrokerConfig, Config, DeliveryConfig, DrainConfig, GatewayConfig, HttpConfig, InboxConfig,
-    LogConfig, LogFormat, NodeConfig, PrefetchConfig, PresenceConfig, PublishConfig, Store,
+    AdminConfig, BrokerConfig, Config, DeliveryConfig, DrainConfig, EventsConfig, GatewayConfig, HttpConfig,
+    InboxConfig, LogConfig, LogFormat, NodeConfig, PrefetchConfig, PresenceConfig, PublishConfig,
+    RetentionConfig, Store,
 };
 use crate::auth::Secret;
 use crate::domain::{NodeId, PublisherId};
@@ -52,6 +53,13 @@ pub(super) fn read(reader: &mut Reader) -> Config {
         delivery: DeliveryConfig {
             head_check: reader.millis("delivery.head_check_ms", 1_000..=600_000),
             blind_check: reader.millis("delivery.blind_check_ms", 100..=60_000),
+        },
+        events: events(reader),
+        retention: RetentionConfig {
+            age: 24 * hours(reader.number("retention.days", 1..=3_650)),
+            max_entries: reader.number("retention.max_entries", 10..=10_000_000),
+            receipts: hours(reader.number("retention.receipts_hours", 1..=720)),
+            idle_device: 24 * hours(reader.number("retention.idle_device_days", 1..=3_650)),
         },
         drain: DrainConfig {
             deadline: reader.millis("drain.deadline_ms", 100..=600_000),
@@ -191,8 +199,17 @@ fn publish(reader: &mut Reader) -> PublishConfig {
         max_users: reader.number("publish.max_users", 1..=100_000),
         max_notification_bytes: reader.number("publish.max_notification_bytes", 1_024..=1_048_576),
         max_ttl: 24 * hours(reader.number("publish.max_ttl_days", 1..=365)),
+        max_schedule: 24 * hours(reader.number("publish.max_schedule_days", 1..=365)),
         locate_timeout: reader.millis("publish.locate_timeout_ms", 1..=10_000),
     }
+}
+
+fn events(reader: &mut Reader) -> EventsConfig {
+    let receipts = reader.flag("events.receipts");
+    let presence = reader.flag("events.presence");
+    let seconds: u64 = reader.number("events.undelivered_after_s", 0..=2_592_000);
+    let undelivered_after = (seconds > 0).then(|| Duration::from_secs(seconds));
+    EventsConfig { receipts, presence, undelivered_after }
 }
 
 fn log(reader: &mut Reader) -> LogConfig {

@@ -134,9 +134,11 @@ impl Merging {
 /// A variable's text as the type that the key's default has.
 fn typed(key: &str, default: Option<&ValueKind>, text: &str) -> Result<ValueKind, String> {
     let number = text.parse().map(ValueKind::I64);
+    let flag = text.parse().map(ValueKind::Boolean);
     let of = |mut leaves: Leaves, key| leaves.remove(key).ok_or_else(|| format!("holds TOML without {key}"));
     match default {
         Some(ValueKind::I64(_)) => Ok(number.unwrap_or_else(|_| ValueKind::String(text.into()))),
+        Some(ValueKind::Boolean(_)) => Ok(flag.unwrap_or_else(|_| ValueKind::String(text.into()))),
         // Tables as in a file: what a `…_FILE` of keys or publishers looks like.
         Some(ValueKind::Array(_)) if text.contains("[[") => of(parse(text)?, key),
         Some(ValueKind::Array(_)) if text.trim_start().starts_with('[') => {

@@ -15,9 +15,9 @@ use super::connection::{Connection, New};
 use super::outlet::Outlet;
 use crate::auth::UserClaims;
 use crate::domain::{ConnectionId, Seq, Stream, TopicName};
-use crate::inbox::{InboxError, Open, Opened, Resume};
+use crate::inbox::{InboxError, Open, Opened, Resume, Unread};
 use crate::presence::Member;
-use crate::session::{Place, Session};
+use crate::session::{Next, Place, Session};
 use crate::wire::client::ResumeAt;
 use crate::wire::control::Ask;
 use crate::wire::server::{self, ErrorCode, StreamState, Welcome};
@@ -129,6 +129,7 @@ impl Delivery {
         self.pulse.expires(expires_at, connection.id);
         self.metrics.attached.inc();
         self.metrics.attach_seconds.observe(started.elapsed().as_secs_f64());
+        self.ask_for_missed(&connection);
         self.catch_up(&connection, streams, &opened);
         Ok(connection)
     }
@@ -203,7 +204,10 @@ impl Delivery {
         };
         let (announced, routed) = tokio::join!(self.announces.call(0, member), routes);
         match announced {
-            Ok(Ok(others)) => self.displace_elsewhere(connection, others),
+            Ok(Ok(others)) => {
+                self.keeper.came(&connection.user);
+                self.displace_elsewhere(connection, others);
+            }
             Ok(Err(error)) => self.go_blind(&error),
             Err(_) => self.go_blind(&"too many announces are waiting"),
         }
@@ -276,9 +280,14 @@ impl Delivery {
         degraded: bool,
     ) -> bool {
         let state = |(stream, opened): (&Stream, &Opened)| {
-            StreamState::new(stream, opened.epoch, opened.head, opened.position, opened.gap_from.is_some())
+            let gap = opened.gap_from.is_some();
+            StreamState::new(stream, opened.epoch, opened.head, opened.position, gap, opened.unread)
         };
-        let own = opened.first();
+        let own = opened.first().map_or_else(Unread::default, |own| Unread {
+            unread: own.unread,
+            version: own.version,
+            reads: own.reads,
+        });
         let welcome = Welcome {
             connection: connection.id,
             node: &self.node,
@@ -286,12 +295,12 @@ impl Delivery {
             device: connection.device.as_ref(),
             time: self.clock.now(),
             heartbeat_ms: u64::try_from(self.settings.heartbeat.as_millis()).unwrap_or(u64::MAX),
-            unread: own.map_or(0, |own| own.unread),
-            version: own.map_or(0, |own| own.version),
+            unread: own.unread,
+            version: own.version,
             streams: streams.iter().zip(opened).map(state).collect(),
             degraded,
         };
-        connection.welcome(server::welcome(&welcome), |session| {
+        connection.welcome(server::welcome(&welcome), own, |session| {
             for ((stream, opened), resume) in streams.iter().zip(opened).zip(resume) {
                 session.open(stream, place(opened, resume.is_some()));
             }
@@ -317,8 +326,8 @@ impl Delivery {
                     through: opened.head,
                     entries: Vec::new(),
                 };
-                let (_, again) = connection.take_page(&stream, opened.position, &page, self.clock.now());
-                if !again {
+                let (_, next) = connection.take_page(&stream, opened.position, &page, self.clock.now());
+                if next == Next::Wait {
                     continue;
                 }
             }

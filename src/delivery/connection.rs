@@ -8,17 +8,21 @@ use std::time::Duration;
 
 use super::Delivery;
 use super::outlet::Outlet;
+use super::reads::Told;
 use crate::auth::UserClaims;
-use crate::domain::{ConnectionId, DeviceId, Stream, TopicName, UnixMillis, UserId};
+use crate::domain::{ConnectionId, DeviceId, Seq, Stream, TopicName, UnixMillis, UserId};
 use crate::hub;
 use crate::presence;
-use crate::session::Session;
+use crate::session::{AckError, Acked, Session};
 use crate::wire::control::{ConnectionState, FollowState};
 use crate::wire::server::{self, ErrorCode};
 use crate::wire::{AckMode, ClientFrame, CloseCode};
 
 /// How many client frames may wait behind one that needs a round trip; one more gets an error.
 const WAITING_FRAMES: usize = 64;
+
+/// Over how long clients come back after a restore of the store, which ends all connections.
+const RESET_SPREAD: Duration = Duration::from_secs(10);
 
 /// One attached connection. Made by [`Delivery::attach`](super::Delivery::attach).
 pub struct Connection {
@@ -44,6 +48,8 @@ pub(super) struct State {
     pub(super) session: Session,
     claims: UserClaims,
     pub(super) phase: Phase,
+    /// What it was told of what its user has read.
+    pub(super) told: Told,
     /// Frames behind one that needs a round trip; `Some` while that is under way.
     waiting: Option<VecDeque<ClientFrame>>,
 }
@@ -97,6 +103,7 @@ impl Connection {
                 session: new.session,
                 claims: new.claims,
                 phase: Phase::Arriving,
+                told: Told::default(),
                 waiting: None,
             }),
             unanswered: AtomicU8::new(0),
@@ -125,17 +132,26 @@ impl Connection {
         if !self.pinged.swap(false, Ordering::AcqRel) || self.ack_mode != AckMode::Auto {
             return;
         }
-        let acked = self.lock().session.pong();
+        let Some(delivery) = self.delivery.upgrade() else {
+            return;
+        };
+        let acked = self.lock().session.pong(|stream, epoch, seq| delivery.note_receipt(stream, epoch, seq));
         for (stream, acked) in acked {
-            self.acknowledged(&stream, acked.read);
+            self.acknowledged(&delivery, &stream, acked);
         }
     }
 
     /// The outlet takes more again.
     pub fn on_drained(self: &Arc<Self>) {
-        let behind = self.lock().session.drained();
+        let (behind, owed) = {
+            let mut state = self.lock();
+            (state.session.drained(), state.told.is_owed())
+        };
         if let Some(delivery) = self.delivery.upgrade() {
             behind.into_iter().for_each(|stream| delivery.reader.want(self, stream));
+            if owed {
+                delivery.ask_for_missed(self);
+            }
         }
     }
 
@@ -165,6 +181,15 @@ impl Connection {
         delivery.detach(self);
     }
 
+    /// A stream of it has another life, or stands below where its session is: a store was restored. What the
+    /// client then starts with is decided where connections begin.
+    pub(super) fn reset(self: &Arc<Self>) {
+        if let Some(delivery) = self.delivery.upgrade() {
+            let after = delivery.clock.random_range(Duration::ZERO..RESET_SPREAD);
+            self.bye(CloseCode::StreamReset, Some(after));
+        }
+    }
+
     fn on_life(&self) {
         self.unanswered.store(0, Ordering::Relaxed);
         if !self.alive.swap(true, Ordering::AcqRel)
@@ -176,19 +201,7 @@ impl Connection {
 
     fn on_frame(self: &Arc<Self>, frame: ClientFrame) {
         match frame {
-            ClientFrame::Ack { id, stream, seq } => {
-                let acked = self.lock().session.ack(&stream, seq);
-                match acked {
-                    Ok(acked) => self.acknowledged(&stream, acked.read),
-                    Err(error) => {
-                        let code = match error {
-                            crate::session::AckError::NotFollowed => ErrorCode::NotFollowed,
-                            crate::session::AckError::AboveSent { .. } => ErrorCode::AckAboveSent,
-                        };
-                        self.push(server::error(id, code, &error.to_string()));
-                    }
-                }
-            }
+            ClientFrame::Ack { id, stream, seq } => self.on_ack(id, &stream, seq),
             ClientFrame::Pong => self.on_pong(),
             ClientFrame::Ping { id } => self.push(server::pong(id)),
             ClientFrame::Hello(hello) => {
@@ -233,22 +246,41 @@ impl Connection {
         next
     }
 
-    fn acknowledged(self: &Arc<Self>, stream: &Stream, read: bool) {
+    fn on_ack(self: &Arc<Self>, id: Option<u64>, stream: &Stream, seq: Seq) {
         let Some(delivery) = self.delivery.upgrade() else {
             return;
         };
-        delivery.metrics.acks.inc();
-        self.save_cursor(&delivery, stream);
-        if read {
+        let acked =
+            self.lock().session.ack(stream, seq, |epoch, seq| delivery.note_receipt(stream, epoch, seq));
+        match acked {
+            Ok(acked) => self.acknowledged(&delivery, stream, acked),
+            Err(error) => {
+                let code = match error {
+                    AckError::NotFollowed => ErrorCode::NotFollowed,
+                    AckError::AboveSent { .. } => ErrorCode::AckAboveSent,
+                };
+                self.push(server::error(id, code, &error.to_string()));
+            }
+        }
+    }
+
+    /// The cursor of the user's own stream is written soon; those of shared streams at the close and at long
+    /// intervals, for each notification would move one for every device there is.
+    fn acknowledged(self: &Arc<Self>, delivery: &Delivery, stream: &Stream, acked: Acked) {
+        if let Some(device) = &self.device
+            && !stream.is_shared()
+        {
+            delivery.cursors.moved(&self.user, device, stream, acked.epoch, acked.cursor);
+        }
+        if acked.read {
             delivery.reader.want(self, stream.clone());
         }
     }
 
-    fn save_cursor(&self, delivery: &Delivery, stream: &Stream) {
+    /// The cursors of shared streams that have moved.
+    pub(super) fn save_shared_cursors(&self, delivery: &Delivery) {
         let Some(device) = &self.device else { return };
-        let state = self.lock();
-        let of_stream = state.session.cursors().find(|(followed, _, _)| *followed == stream);
-        if let Some((_, epoch, acked)) = of_stream {
+        for (stream, epoch, acked) in self.lock().session.take_moved_shared() {
             delivery.cursors.moved(&self.user, device, stream, epoch, acked);
         }
     }
@@ -280,6 +312,11 @@ impl Connection {
             Stream::User(_) | Stream::Everyone => None,
         });
         topics.collect()
+    }
+
+    /// Whether frames may be sent to it.
+    pub(super) fn is_welcomed(&self) -> bool {
+        self.lock().phase == Phase::Welcomed
     }
 
     /// Whether it has ended.

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::Delivery;
 use crate::broker::{ControlError, ControlRequest};
-use crate::domain::{ConnectionId, NodeId};
+use crate::domain::{ConnectionId, DeviceId, NodeId, UserId};
 use crate::wire::CloseCode;
 use crate::wire::control::{Answer, Ask};
 
@@ -38,6 +38,7 @@ impl Delivery {
         match ask {
             Ask::Displace { connection } => self.end_connection(connection, CloseCode::Displaced),
             Ask::Close { connection } => self.end_connection(connection, CloseCode::ClosedByOperator),
+            Ask::Remove { user, device } => self.remove(user, device.as_ref()),
             Ask::Connections { user, limit } => {
                 let connections = match user {
                     Some(user) => self.hub.of_user(user),
@@ -47,6 +48,20 @@ impl Delivery {
                 Answer::Connections { connections: described.collect() }
             }
         }
+    }
+
+    /// Nothing of their end is stored, least of all of a user who is erased.
+    fn remove(&self, user: &UserId, device: Option<&DeviceId>) -> Answer {
+        let of_user = self.hub.of_user(user).into_iter();
+        let removed: Vec<_> =
+            of_user.filter(|one| device.is_none() || one.device.as_ref() == device).collect();
+        for connection in &removed {
+            connection.bye(CloseCode::Removed, None);
+        }
+        if device.is_none() {
+            self.cursors.forget(user);
+        }
+        Answer::Removed { connections: removed.len() as u64 }
     }
 
     fn end_connection(&self, connection: &str, code: CloseCode) -> Answer {

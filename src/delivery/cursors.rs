@@ -1,19 +1,29 @@
 //! Cursors and last-seen times: merged in memory, committed every few seconds and at closes.
 //!
+//! Cursors of shared streams are looked at once a minute and at closes only. Devices that stay connected for
+//! long are noted as used once a day, so that they do not look idle.
+//!
 //! A cursor that is lost with its node costs doubles, never a loss: clients drop them by seq.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tracing::warn;
 
 use super::Delivery;
+use super::heads::spread;
 use crate::domain::{DeviceId, Epoch, Seq, Stream, UnixMillis, UserId};
 use crate::inbox::Cursor;
 
 /// How many cursors or times go in one call.
 const GROUP: usize = 500;
+
+/// How often the cursors of shared streams are looked at, and devices that are used.
+const ROUND: Duration = Duration::from_secs(60);
+/// How often a device that stays connected is noted as used.
+const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 type Key = (UserId, DeviceId, Stream);
 
@@ -44,6 +54,12 @@ impl Cursors {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(user.clone(), now);
     }
 
+    /// Nothing more is to be written of this user.
+    pub(super) fn forget(&self, user: &UserId) {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner).retain(|(whose, ..), _| whose != user);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(user);
+    }
+
     /// Commit soon: a device may come back elsewhere.
     pub(super) fn flush_soon(&self) {
         self.soon.notify_one();
@@ -69,9 +85,29 @@ impl Cursors {
     }
 }
 
+/// A round through all connections, a part with each flush.
+struct Round {
+    slot: usize,
+    /// When each part was looked at last.
+    looked_at: Vec<UnixMillis>,
+}
+
+impl Round {
+    fn new(slots: u64, now: UnixMillis) -> Self {
+        Self { slot: 0, looked_at: vec![now; usize::try_from(slots).unwrap_or(1)] }
+    }
+}
+
+/// Whole days from `since` to `now`.
+fn days(since: UnixMillis, now: UnixMillis) -> u128 {
+    u128::from(now.0.saturating_sub(since.0)) / DAY.as_millis()
+}
+
 impl Delivery {
     /// Commits what has moved, for ever.
     pub(super) async fn flush_cursors(self: Arc<Self>) {
+        let flushes = ROUND.as_millis() / self.settings.cursor_flush.as_millis().max(1);
+        let mut round = Round::new(u64::try_from(flushes).unwrap_or(1).max(1), self.clock.now());
         loop {
             tokio::select! {
                 biased; // Only so that simulations replay.
@@ -80,9 +116,37 @@ impl Delivery {
                     // A few more may close with it.
                     tokio::time::sleep(self.settings.gap_grace).await;
                 }
-                () = tokio::time::sleep(self.settings.cursor_flush) => {}
+                () = tokio::time::sleep(self.settings.cursor_flush) => {
+                    self.go_round(&mut round).await;
+                    self.commit_receipts(false).await;
+                }
             }
             self.commit_cursors().await;
+        }
+    }
+
+    /// Looks at the connections whose turn it is.
+    async fn go_round(&self, round: &mut Round) {
+        let now = self.clock.now();
+        let slots = round.looked_at.len() as u64;
+        let before = std::mem::replace(&mut round.looked_at[round.slot], now);
+        let mut used = Vec::new();
+        for connection in self.hub.all() {
+            if spread(connection.id) % slots != round.slot as u64 {
+                continue;
+            }
+            connection.save_shared_cursors(self);
+            if let Some(device) = &connection.device
+                && days(connection.connected_at, now) > days(connection.connected_at, before)
+            {
+                used.push((connection.user.clone(), device.clone()));
+            }
+        }
+        round.slot = (round.slot + 1) % round.looked_at.len();
+        for group in used.chunks(GROUP) {
+            if let Err(error) = self.inbox.used(group, now).await {
+                warn!(%error, "{} devices that are connected were not noted as used", group.len());
+            }
         }
     }
 

@@ -44,6 +44,7 @@ impl Delivery {
         }
         let end = async {
             let cursors_lost = self.commit_cursors().await;
+            self.commit_receipts(true).await;
             self.leave_presence().await;
             cursors_lost
         };

@@ -2,9 +2,10 @@
 //! session decided is the order on the wire.
 
 use super::connection::{Connection, Phase};
+use super::parcel::Parcel;
 use crate::domain::{DeviceId, Epoch, Stream, UnixMillis};
-use crate::inbox::{Content, Page};
-use crate::session::{Flow, Offered, PageView, ReadFrom, Session, Step, Verdict};
+use crate::inbox::{Content, Entry, Page, Unread};
+use crate::session::{Flow, Next, Offered, PageView, ReadFrom, Session, Step, Verdict};
 use crate::wire::{Frame, Tail, server};
 
 impl Connection {
@@ -17,13 +18,14 @@ impl Connection {
     }
 
     /// Sends `welcome`, after which everything else may be sent. False if it has ended meanwhile.
-    pub(super) fn welcome(&self, frame: Frame, open: impl FnOnce(&mut Session)) -> bool {
+    pub(super) fn welcome(&self, frame: Frame, now: Unread, open: impl FnOnce(&mut Session)) -> bool {
         let mut state = self.lock();
         if state.phase != Phase::Arriving {
             return false;
         }
         state.phase = Phase::Welcomed;
         open(&mut state.session);
+        state.told.welcomed(now);
         if self.outlet.push(frame) == Flow::Full {
             state.session.congested();
         }
@@ -68,28 +70,29 @@ impl Connection {
         self.lock().session.read_failed(stream);
     }
 
-    /// Takes a page. Returns how many entries were sent and whether to read again at once.
+    /// Takes a page. Returns how many entries were sent and what is to be done next.
     pub(super) fn take_page(
         &self,
         stream: &Stream,
         after: crate::domain::Seq,
         page: &Page,
         now: UnixMillis,
-    ) -> (u64, bool) {
+    ) -> (u64, Next) {
         let mut guard = self.lock();
         let state = &mut *guard;
         if state.phase != Phase::Welcomed {
-            return (0, false);
+            return (0, Next::Wait);
         }
-        let offered = |entry: &'_ crate::inbox::Entry| entry.expires_at.is_some_and(|at| at <= now);
+        let expired = |entry: &Entry| entry.expires_at.is_some_and(|at| at <= now);
         let entries: Vec<Offered<'_>> = page
             .entries
             .iter()
             .map(|entry| Offered {
                 seq: entry.seq,
                 device: entry.device.as_ref(),
-                expired: offered(entry),
+                expired: expired(entry),
                 bytes: entry.content.len(),
+                receipt: matches!(entry.content, Content::Notification { .. }),
             })
             .collect();
         let view = PageView {
@@ -101,20 +104,24 @@ impl Connection {
             entries: &entries,
         };
         let mut sent = 0;
-        let again = state.session.page(stream, view, |step| match step {
+        let next = state.session.page(stream, view, |step| match step {
             Step::Send(index) => {
                 sent += 1;
                 let entry = &page.entries[index];
-                match &entry.content {
-                    Content::Notification { json, .. } => {
-                        self.outlet.push(server::notification(stream, Some(entry.seq), &Tail::of(json)))
-                    }
-                    Content::Cancelled(_) => Flow::Open,
-                }
+                self.outlet.push(frame_of(stream, entry))
             }
-            Step::Gap { epoch, from, to } => self.outlet.push(server::gap(stream, epoch, from, to)),
+            Step::Gap { from, to } => self.outlet.push(server::gap(stream, page.epoch, from, to)),
             Step::CaughtUp(through) => self.outlet.push(server::caught_up(stream, through)),
         });
-        (sent, again)
+        (sent, next)
+    }
+}
+
+fn frame_of(stream: &Stream, entry: &Entry) -> Frame {
+    match &entry.content {
+        Content::Notification { json, is_read: true } => {
+            server::notification_read(stream, entry.seq, &Tail::of(json))
+        }
+        content => Parcel::of(content).frame(stream, entry.seq),
     }
 }

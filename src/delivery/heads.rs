@@ -14,11 +14,17 @@ use super::Delivery;
 use super::connection::Connection;
 use crate::broker::Health;
 use crate::domain::{ConnectionId, Epoch, Seq, Stream};
+use crate::session::Next;
 
 /// Into how many parts a round is divided.
 const SLICES: u64 = 10;
 /// How many streams are asked for in one call.
 const GROUP: usize = 500;
+/// How many connections are ended at a time.
+const RESETS: usize = 256;
+
+/// Where sessions stood before heads were asked for.
+type Asked = HashMap<Stream, HashMap<ConnectionId, Seq>>;
 
 impl Delivery {
     /// Checks heads, for ever: at the usual pace, faster while blind or without a broker, and in one
@@ -58,7 +64,7 @@ impl Delivery {
     }
 
     async fn check_slice(self: &Arc<Self>, slice: u64) {
-        let mut asked: HashMap<Stream, HashMap<ConnectionId, Seq>> = HashMap::new();
+        let mut asked = Asked::new();
         for connection in self.hub.all() {
             if spread(connection.id) % SLICES == slice {
                 note(&mut asked, &connection);
@@ -80,7 +86,8 @@ impl Delivery {
                         if stream.is_shared() {
                             self.take_shared_head(stream, head.epoch, head.head, before);
                         }
-                        self.take_head(stream, head.epoch, head.head, &asked[stream]);
+                        self.take_head(stream, head.epoch, head.head, &asked[stream], before);
+                        self.compare_reads(stream, head.reads);
                     }
                 }
                 Err(error) => debug!(%error, "heads were not compared; the next round tries again"),
@@ -88,32 +95,65 @@ impl Delivery {
         }
     }
 
-    /// `stream` stands at `head`; `before` are positions from before it was asked for.
+    /// A mark that a connection was not told of is asked for.
+    fn compare_reads(self: &Arc<Self>, stream: &Stream, reads: u64) {
+        if let Stream::User(user) = stream {
+            for connection in self.hub.of_user(user) {
+                if connection.misses_reads(reads) {
+                    self.ask_for_missed(&connection);
+                }
+            }
+        }
+    }
+
+    /// `stream` stands at `head`; `before` are sessions' positions, and `node` this node's in a shared stream,
+    /// from before it was asked for.
     pub(super) fn take_head(
         self: &Arc<Self>,
         stream: &Stream,
         epoch: Epoch,
         head: Seq,
         before: &HashMap<ConnectionId, Seq>,
+        node: Seq,
     ) {
         let followed = stream.is_shared() && self.shared.holds(stream);
-        let behind = |connection: &Arc<Connection>| {
+        let mut reset = Vec::new();
+        for connection in self.hub.readers(stream) {
             let before = before.get(&connection.id).copied().unwrap_or_default();
-            // The node reads a shared stream's gap once for all; a session reads what it alone missed, and
-            // each for itself what is of another life of the stream: whose floor its position is not.
-            let wait = followed
-                && head >= before
-                && connection.with_session(|session| session.is_live(stream, epoch));
-            !wait && connection.with_session(|session| session.head(stream, epoch, head, before))
-        };
-        for connection in self.hub.readers(stream).into_iter().filter(behind) {
-            self.metrics.head_repairs.inc();
-            self.reader.want(&connection, stream.clone());
+            let next = connection.with_session(|session| {
+                // The node reads a shared stream's gap once for all; a session reads what it alone missed.
+                let with_node = followed
+                    && head >= before
+                    && session.is_live(stream, epoch)
+                    && session.position(stream) >= Some(node);
+                if with_node { Next::Wait } else { session.head(stream, epoch, head, before) }
+            });
+            match next {
+                Next::Wait | Next::Lagged => {}
+                Next::Read => {
+                    self.metrics.head_repairs.inc();
+                    self.reader.want(&connection, stream.clone());
+                }
+                Next::Reset => reset.push(connection),
+            }
         }
+        if !reset.is_empty() {
+            self.spawn_resets(reset);
+        }
+    }
+
+    /// After a restore that may be all connections of the node: others run in between.
+    fn spawn_resets(self: &Arc<Self>, connections: Vec<Arc<Connection>>) {
+        self.tracker.spawn(async move {
+            for batch in connections.chunks(RESETS) {
+                batch.iter().for_each(Connection::reset);
+                tokio::task::yield_now().await;
+            }
+        });
     }
 }
 
-fn note(asked: &mut HashMap<Stream, HashMap<ConnectionId, Seq>>, connection: &Arc<Connection>) {
+fn note(asked: &mut Asked, connection: &Arc<Connection>) {
     connection.with_session(|session| {
         for (stream, status) in session.status() {
             asked.entry(stream.clone()).or_default().insert(connection.id, status.position);

@@ -5,17 +5,24 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::Delivery;
-use crate::domain::{DeviceId, NodeId, Seq, Stream, UnixMillis};
+use super::parcel::Parcel;
+use crate::domain::{DeviceId, NodeId, NotificationId, Seq, Stream, UnixMillis};
+use crate::inbox::Unread;
 use crate::routing::Local;
 use crate::session::{Offered, Verdict};
 use crate::wire::envelope::{EntryRef, Item};
 use crate::wire::{Frame, Tail, server};
+
+/// How long a notification for now or never may be on its way: far more than it takes, and than clocks of
+/// nodes may differ.
+const NOW: Duration = Duration::from_secs(10);
 
 /// Through which publishers of this node reach its connections.
 pub(super) struct LocalDoor(pub(super) Weak<Delivery>);
@@ -51,7 +58,7 @@ impl Delivery {
             match Item::decode(&mut envelope) {
                 Ok(Some(Item::Unstored { tail, origin, recipients })) => {
                     if origin != self.node {
-                        self.give_unstored(&tail, &recipients);
+                        self.give_unstored_in_time(&tail, &recipients);
                     }
                 }
                 Ok(Some(item)) => self.take_item(item),
@@ -68,12 +75,13 @@ impl Delivery {
     fn take_item(self: &Arc<Self>, item: Item) {
         match item {
             Item::Stored { tail, expires_at, entries } => {
-                for entry in entries {
-                    match entry.stream.is_shared() {
-                        true => self.queue_shared(tail.clone(), expires_at, entry),
-                        false => self.offer(&tail, expires_at, &entry),
-                    }
-                }
+                self.take_entries(&Parcel::Notification(tail), expires_at, entries);
+            }
+            Item::Cancelled { id, expires_at, entries } => {
+                self.take_entries(&Parcel::Cancelled(id), expires_at, entries);
+            }
+            Item::Read { user, stream, marked, unread, version, reads } => {
+                self.hear_read(&user, &stream, &marked, Unread { unread, version, reads });
             }
             Item::Unstored { tail, recipients, .. } => self.give_unstored(&tail, &recipients),
             Item::Heads(heads) => {
@@ -81,21 +89,35 @@ impl Delivery {
                     if stream.is_shared() {
                         self.take_shared_head(&stream, epoch, head, Seq(0));
                     }
-                    self.take_head(&stream, epoch, head, &HashMap::new());
+                    self.take_head(&stream, epoch, head, &HashMap::new(), Seq(0));
                 }
             }
             Item::Blind { node, for_ms } => self.hear_blind(node, for_ms),
         }
     }
 
+    fn take_entries(
+        self: &Arc<Self>,
+        parcel: &Parcel,
+        expires_at: Option<UnixMillis>,
+        entries: Vec<EntryRef>,
+    ) {
+        for entry in entries {
+            match entry.stream.is_shared() {
+                true => self.queue_shared(parcel.clone(), expires_at, entry),
+                false => self.offer(parcel, expires_at, &entry),
+            }
+        }
+    }
+
     fn hear_blind(&self, node: NodeId, for_ms: u32) {
         if node != self.node {
-            self.router.blind().set(node, std::time::Duration::from_millis(u64::from(for_ms)));
+            self.router.blind().set(node, Duration::from_millis(u64::from(for_ms)));
         }
     }
 
     /// Offers one entry to every session that it goes to.
-    pub(super) fn offer(self: &Arc<Self>, tail: &Tail, expires_at: Option<UnixMillis>, entry: &EntryRef) {
+    pub(super) fn offer(self: &Arc<Self>, parcel: &Parcel, expires_at: Option<UnixMillis>, entry: &EntryRef) {
         let readers = self.hub.readers(&entry.stream);
         if readers.is_empty() {
             return;
@@ -104,8 +126,14 @@ impl Delivery {
         if expired {
             self.metrics.expired.inc();
         }
-        let offered = Offered { seq: entry.seq, device: entry.device.as_ref(), expired, bytes: tail.len() };
-        let frame = server::notification(&entry.stream, Some(entry.seq), tail);
+        let offered = Offered {
+            seq: entry.seq,
+            device: entry.device.as_ref(),
+            expired,
+            bytes: parcel.len(),
+            receipt: parcel.has_receipt(),
+        };
+        let frame = parcel.frame(&entry.stream, entry.seq);
         let mut sent = 0;
         for connection in readers {
             match connection.offer(&entry.stream, entry.epoch, offered, &frame) {
@@ -116,15 +144,27 @@ impl Delivery {
                 Verdict::Skip => {
                     self.metrics.duplicates.inc();
                 }
-                Verdict::Held => {
+                Verdict::Held => {}
+                Verdict::Lagged => {
                     self.metrics.lagged.inc();
                 }
+                Verdict::Reset => connection.reset(),
                 Verdict::Read => {
                     self.reader.want_later(&connection, entry.stream.clone(), self.settings.gap_grace)
                 }
             }
         }
         self.metrics.delivered.inc_by(sent);
+    }
+
+    /// Now or never: not when this node or its queue stood still meanwhile.
+    fn give_unstored_in_time(&self, tail: &Tail, recipients: &[(Stream, Option<DeviceId>)]) {
+        let accepted_at = tail.id().map(NotificationId::accepted_at);
+        if accepted_at.is_some_and(|at| at.after(NOW) <= self.clock.now()) {
+            self.metrics.expired.inc();
+        } else {
+            self.give_unstored(tail, recipients);
+        }
     }
 
     fn give_unstored(&self, tail: &Tail, recipients: &[(Stream, Option<DeviceId>)]) {

@@ -5,8 +5,9 @@
 //! it says so by broadcast, again and again, and checks heads every second or so. When presence is back,
 //! or has forgotten this node, everything is announced again, *then* heads are checked.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -16,7 +17,7 @@ use tracing::{info, warn};
 
 use super::Delivery;
 use crate::broker::Destination;
-use crate::domain::TopicName;
+use crate::domain::{TopicName, UserId};
 use crate::presence::{Lease, Member, NodeLease, PresenceError};
 use crate::wire::envelope::Item;
 
@@ -32,6 +33,16 @@ const BLIND_LASTS_MS: u32 = 5_000;
 /// How many members go in one call.
 const GROUP: usize = 500;
 
+/// Is told who comes to this node and who leaves it. Implemented by the job that tells backends.
+pub trait Watcher: Send + Sync {
+    /// A connection of this user is announced, perhaps once more. Never waits.
+    fn came(&self, user: &UserId);
+    /// A connection of this user has gone; there may be others. Never waits.
+    fn went(&self, user: &UserId);
+    /// Presence has forgotten who is where: for a while it is no witness. Never waits.
+    fn forgotten(&self);
+}
+
 /// What is to be told to presence.
 pub(super) struct Keeper {
     lease: Mutex<NodeLease>,
@@ -45,6 +56,7 @@ pub(super) struct Keeper {
     all: AtomicBool,
     /// Presence was left for good.
     left: CancellationToken,
+    watcher: OnceLock<Arc<dyn Watcher>>,
 }
 
 /// Why presence does not know a connection or topic of this node.
@@ -69,6 +81,7 @@ impl Keeper {
             failures: AtomicU64::new(0),
             all: AtomicBool::new(false),
             left: CancellationToken::new(),
+            watcher: OnceLock::new(),
         }
     }
 
@@ -77,8 +90,18 @@ impl Keeper {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(member);
     }
 
+    /// A connection of `user` is announced.
+    pub(super) fn came(&self, user: &UserId) {
+        if let Some(watcher) = self.watcher.get() {
+            watcher.came(user);
+        }
+    }
+
     /// The connection has gone.
     pub(super) fn withdraw(&self, member: Member) {
+        if let Some(watcher) = self.watcher.get() {
+            watcher.went(&member.user);
+        }
         let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
         // More can gather only while presence is away; they run out by themselves.
         if gone.len() < MAX_GOODBYES {
@@ -105,6 +128,24 @@ impl Keeper {
 }
 
 impl Delivery {
+    /// Tells `watcher` who comes and goes from now on; the first call counts.
+    pub fn watch_users(&self, watcher: Arc<dyn Watcher>) {
+        // A second call would be a mistake of the composition root; the first one stays.
+        let _ = self.keeper.watcher.set(watcher);
+    }
+
+    /// Whether this node holds a connection of this user.
+    pub fn holds(&self, user: &UserId) -> bool {
+        !self.hub.of_user(user).is_empty()
+    }
+
+    /// The users with a connection here, each once, in order of id.
+    pub fn users(&self) -> Vec<UserId> {
+        let users: BTreeSet<UserId> =
+            self.hub.all().iter().map(|connection| connection.user.clone()).collect();
+        users.into_iter().collect()
+    }
+
     /// Refreshes the lease three times in its life, for ever.
     pub(super) async fn keep_lease(self: Arc<Self>) {
         loop {
@@ -121,6 +162,9 @@ impl Delivery {
                 Ok(Lease::Renewed) => {
                     warn!(node.id = %self.node, "presence has forgotten this node: everything is announced again");
                     self.keeper.all.store(true, Ordering::Release);
+                    if let Some(watcher) = self.keeper.watcher.get() {
+                        watcher.forgotten();
+                    }
                 }
                 Ok(Lease::Held { .. }) => {
                     warn!(node.id = %self.node, "another node has taken this node's id: give each node its own node.id");
@@ -266,7 +310,10 @@ impl Delivery {
         for group in members.chunks(GROUP) {
             match self.presence.announce(group, self.jittered_ttl()).await {
                 // Devices may have come to other nodes while nobody could see it.
-                Ok(others) => self.displace_found(group, others),
+                Ok(others) => {
+                    group.iter().for_each(|member| self.keeper.came(&member.user));
+                    self.displace_found(group, others);
+                }
                 Err(_) => return false,
             }
         }

@@ -9,14 +9,17 @@
 //! | `attach` | a new connection: registered, announced, opened, welcomed |
 //! | `connection` | one connection: its session, its frames, its end |
 //! | `feed` | what a connection is sent, in the session's order |
-//! | `requests` | client frames that need a round trip: subscribe, unsubscribe, refresh |
+//! | `requests` | client frames that need a round trip: subscribe, unsubscribe, refresh, read |
 //! | `intake` | envelopes: offered to sessions |
+//! | `parcel` | what an entry brings: a notification or a cancellation |
 //! | `shared` | topics and everyone: one position and a small tail a node |
 //! | `reader` | reads that close gaps, batched |
+//! | `reads` | what a user read on one device, shown on all |
 //! | `heads` | compares positions with the inbox |
 //! | `pulse` | heartbeats, token expiry |
 //! | `keeper` | presence refreshed, blind spells, lease |
 //! | `cursors` | acks and last-seen times, merged and committed |
+//! | `receipts` | which notifications were acknowledged, noted in the inbox |
 //! | `control` | what other nodes ask |
 //! | `drain` | the end, in order |
 
@@ -30,8 +33,11 @@ mod heads;
 mod intake;
 mod keeper;
 pub mod outlet;
+mod parcel;
 mod pulse;
 mod reader;
+mod reads;
+mod receipts;
 mod requests;
 mod shared;
 
@@ -59,6 +65,7 @@ use crate::session::{Rules, Window};
 pub use attach::{Attach, AttachError};
 pub use connection::Connection;
 pub use drain::DrainReport;
+pub use keeper::Watcher;
 
 /// How delivery works.
 #[derive(Debug, Clone)]
@@ -109,6 +116,7 @@ pub struct Delivery {
     shared: shared::SharedStreams,
     reader: reader::Reader,
     cursors: cursors::Cursors,
+    receipts: receipts::Receipts,
     keeper: keeper::Keeper,
     pulse: pulse::Pulse,
     check_soon: Notify,
@@ -177,6 +185,7 @@ impl Delivery {
             shared: shared::SharedStreams::new(),
             reader: reader::Reader::default(),
             cursors: cursors::Cursors::default(),
+            receipts: receipts::Receipts::default(),
             keeper: keeper::Keeper::new(lease),
             pulse: pulse::Pulse::default(),
             check_soon: Notify::new(),
@@ -212,6 +221,7 @@ impl Delivery {
         self.tracker.spawn(Arc::clone(self).keep_presence());
         self.tracker.spawn(Arc::clone(self).keep_lease());
         self.tracker.spawn(Arc::clone(self).flush_cursors());
+        self.tracker.spawn(Arc::clone(self).write_receipts());
         self.tracker.spawn(Arc::clone(self).watch_broker());
     }
 
@@ -243,18 +253,17 @@ impl Delivery {
     /// After the broker came back, what it lost meanwhile has to be found.
     async fn watch_broker(self: Arc<Self>) {
         let mut health = self.broker.health();
-        let mut was = *health.borrow_and_update();
+        health.mark_unchanged();
         loop {
             tokio::select! {
                 biased; // Only so that simulations replay.
                 () = self.cancel.cancelled() => return,
                 changed = health.changed() => if changed.is_err() { return },
             }
-            let now = *health.borrow_and_update();
-            if now == Health::Up && was != Health::Up {
+            // Also when it was up: then this node's queue was lost and replaced.
+            if *health.borrow_and_update() == Health::Up {
                 self.check_heads_soon();
             }
-            was = now;
         }
     }
 }

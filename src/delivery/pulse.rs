@@ -49,6 +49,7 @@ impl Delivery {
     /// Pings and ends, for ever.
     pub(super) async fn keep_pulse(self: Arc<Self>) {
         let mut slot = 0;
+        let mut lagged = [0; SLOTS as usize];
         let mut tick = tokio::time::interval(self.settings.heartbeat / u32::try_from(SLOTS).unwrap_or(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -58,13 +59,17 @@ impl Delivery {
                 _ = tick.tick() => {}
             }
             self.end_expired();
+            let of_slot = &mut lagged[slot as usize];
+            *of_slot = 0;
             for connection in self.hub.all() {
                 if spread(connection.id) % SLOTS == slot {
+                    *of_slot += i64::from(connection.with_session(|session| session.is_lagged()));
                     self.beat(&connection);
                 } else if connection.ack_mode == AckMode::Auto {
                     self.ask_for_late_ack(&connection);
                 }
             }
+            self.metrics.lagged_connections.set(lagged.iter().sum());
             slot = (slot + 1) % SLOTS;
         }
     }
@@ -89,6 +94,7 @@ impl Delivery {
         self.ping(connection);
         let stuck = connection.with_session(crate::session::Session::stuck);
         for stream in stuck {
+            self.metrics.window_full.inc();
             let message = format!("{}: acknowledge to get more", stream.client_name());
             connection.push(server::error(None, ErrorCode::WindowFull, &message));
         }
@@ -97,7 +103,8 @@ impl Delivery {
     /// Only one ping is under way at a time: the pong of an earlier one would acknowledge what was sent after
     /// it. A client that does not answer the first needs no second to be found silent.
     fn ping(&self, connection: &Arc<Connection>) {
-        if connection.pinged.swap(true, Ordering::AcqRel) {
+        // Before its welcome nothing is sent: a ping that is noted and not sent would be the last.
+        if !connection.is_welcomed() || connection.pinged.swap(true, Ordering::AcqRel) {
             return;
         }
         connection.with_session(crate::session::Session::ping);

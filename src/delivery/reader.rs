@@ -15,7 +15,7 @@ use super::connection::Connection;
 use crate::domain::{Seq, Stream};
 use crate::inbox::{Audience, Page, Read};
 use crate::metrics::delivery::ReadLabels;
-use crate::session::ReadFrom;
+use crate::session::{Next, ReadFrom};
 
 /// How many reads go in one call to the inbox.
 const GROUP: usize = 64;
@@ -152,19 +152,22 @@ impl Delivery {
     }
 
     fn give(self: &Arc<Self>, connection: &Arc<Connection>, stream: &Stream, after: Seq, page: &Page) {
-        let (sent, again) = connection.take_page(stream, after, page, self.clock.now());
+        let (sent, next) = connection.take_page(stream, after, page, self.clock.now());
         self.metrics.delivered.inc_by(sent);
         if sent > 0 {
             self.ask_for_ack(connection);
         }
-        if !again {
-            return;
-        }
-        if sent == 0 && page.through >= page.head {
+        match next {
+            Next::Wait => {}
+            Next::Lagged => {
+                self.metrics.lagged.inc();
+            }
             // Something above this snapshot was offered: its commit is visible soon.
-            self.reader.want_later(connection, stream.clone(), self.settings.gap_grace);
-        } else {
-            self.reader.want(connection, stream.clone());
+            Next::Read if sent == 0 && page.through >= page.head => {
+                self.reader.want_later(connection, stream.clone(), self.settings.gap_grace);
+            }
+            Next::Read => self.reader.want(connection, stream.clone()),
+            Next::Reset => connection.reset(),
         }
     }
 }

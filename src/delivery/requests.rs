@@ -1,4 +1,4 @@
-//! Client frames that need a round trip: subscribe, unsubscribe, refresh.
+//! Client frames that need a round trip: subscribe, unsubscribe, refresh, read.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::Delivery;
 use super::attach::{AttachError, may_follow, place};
 use super::connection::Connection;
 use crate::domain::{Seq, Stream, TopicName};
-use crate::inbox::{Open, Resume};
+use crate::inbox::{Mark, Open, Resume};
 use crate::wire::ClientFrame;
 use crate::wire::server::{self, ErrorCode, StreamState};
 
@@ -32,6 +32,9 @@ impl Delivery {
                 connection.push(server::unsubscribed(id, &topic));
             }
             ClientFrame::Refresh { id, token } => self.renew(connection, id, &token),
+            ClientFrame::Read { id, stream, marked } => {
+                self.read_by(connection, id, Mark { stream, marked }).await;
+            }
             // These are answered at once and never queued.
             ClientFrame::Hello(_)
             | ClientFrame::Ack { .. }
@@ -80,7 +83,7 @@ impl Delivery {
             return Ok(());
         }
         let gap = opened.gap_from.is_some();
-        let state = StreamState::new(&stream, opened.epoch, opened.head, opened.position, gap);
+        let state = StreamState::new(&stream, opened.epoch, opened.head, opened.position, gap, opened.unread);
         connection.push(server::subscribed(id, &state));
         connection.with_session(|session| session.open(&stream, place(&opened, since.is_some())));
         self.catch_up(connection, vec![stream], &[opened]);

@@ -9,11 +9,11 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::Delivery;
+use super::parcel::Parcel;
 use crate::domain::{Epoch, Seq, Stream, TopicName, UnixMillis};
-use crate::inbox::{Audience, Content, Entry, Page, Read};
+use crate::inbox::{Audience, Entry, Page, Read};
 use crate::metrics::delivery::ReadLabels;
 use crate::session::ReadFrom;
-use crate::wire::Tail;
 use crate::wire::envelope::EntryRef;
 
 /// How many entries a tail holds, and how many early ones wait for a gap to close.
@@ -23,10 +23,10 @@ const TAIL_BYTES: usize = 1 << 20;
 /// How many items of shared streams may wait for the task that orders them; more are dropped and counted.
 const INTAKE: usize = 4_096;
 
-/// An entry that arrived, with its body.
+/// An entry that arrived, with what it brings.
 #[derive(Debug, Clone)]
 struct Arrived {
-    tail: Tail,
+    parcel: Parcel,
     expires_at: Option<UnixMillis>,
     entry: EntryRef,
 }
@@ -63,13 +63,13 @@ impl Shared {
     fn append(&mut self, arrived: Arrived) {
         self.position = arrived.entry.seq;
         self.known = self.known.max(self.position);
-        self.tail_bytes += arrived.tail.len();
+        self.tail_bytes += arrived.parcel.len();
         self.tail.push_back(arrived);
         while self.tail.len() > TAIL_ENTRIES || self.tail_bytes > TAIL_BYTES {
             let Some(oldest) = self.tail.pop_front() else {
                 break;
             };
-            self.tail_bytes -= oldest.tail.len();
+            self.tail_bytes -= oldest.parcel.len();
         }
     }
 
@@ -82,7 +82,7 @@ impl Shared {
         let skip = usize::try_from(after.0 + 1 - first.0).ok()?;
         let (mut entries, mut bytes, mut through) = (Vec::new(), 0, self.position);
         for arrived in self.tail.iter().skip(skip) {
-            bytes += arrived.tail.len();
+            bytes += arrived.parcel.len();
             if !entries.is_empty() && (entries.len() == max_entries || bytes > max_bytes) {
                 through = Seq(arrived.entry.seq.0 - 1);
                 break;
@@ -91,11 +91,7 @@ impl Shared {
                 seq: arrived.entry.seq,
                 device: None,
                 expires_at: arrived.expires_at,
-                // Without the brace that ends the frame.
-                content: Content::Notification {
-                    json: arrived.tail.0.slice(..arrived.tail.len() - 1),
-                    is_read: false,
-                },
+                content: arrived.parcel.content(),
             });
         }
         Some(Page { epoch: self.epoch, floor: Seq(0), head: self.position, through, entries })
@@ -115,9 +111,14 @@ impl SharedStreams {
         Self { streams: Mutex::default(), intake, arrivals: Mutex::new(Some(arrivals)) }
     }
 
-    /// Somebody opened the stream when it stood at `head`: the node follows it from there, if not yet.
+    /// Somebody opened the stream when it stood at `head`: the node follows it from there, if not yet in this
+    /// life of it.
     pub(super) fn opened(&self, stream: &Stream, epoch: Epoch, head: Seq) {
-        self.lock().entry(stream.clone()).or_insert_with(|| Shared::new(epoch, head));
+        let mut streams = self.lock();
+        let shared = streams.entry(stream.clone()).or_insert_with(|| Shared::new(epoch, head));
+        if shared.epoch != epoch {
+            *shared = Shared::new(epoch, head);
+        }
     }
 
     /// Nobody here follows the topic any more.
@@ -151,8 +152,8 @@ impl SharedStreams {
 
 impl Delivery {
     /// Queues an item of a shared stream for the task that orders them.
-    pub(super) fn queue_shared(&self, tail: Tail, expires_at: Option<UnixMillis>, entry: EntryRef) {
-        if self.shared.intake.try_send(Arrived { tail, expires_at, entry }).is_err() {
+    pub(super) fn queue_shared(&self, parcel: Parcel, expires_at: Option<UnixMillis>, entry: EntryRef) {
+        if self.shared.intake.try_send(Arrived { parcel, expires_at, entry }).is_err() {
             self.metrics.intake_dropped.inc();
             self.check_heads_soon();
         }
@@ -182,17 +183,17 @@ impl Delivery {
             let Some(shared) = streams.get_mut(&stream) else {
                 // Nobody has opened it yet: sessions that register meanwhile remember the number.
                 drop(streams);
-                return self.offer(&arrived.tail, arrived.expires_at, &arrived.entry);
+                return self.offer(&arrived.parcel, arrived.expires_at, &arrived.entry);
             };
             if arrived.entry.epoch != shared.epoch {
-                *shared = Shared::new(arrived.entry.epoch, arrived.entry.seq);
-                (vec![arrived], false)
-            } else {
-                self.sort_in(shared, arrived)
+                // Which of the two is over, the inbox says.
+                drop(streams);
+                return self.check_heads_soon();
             }
+            self.sort_in(shared, arrived)
         };
         for arrived in in_order {
-            self.offer(&arrived.tail, arrived.expires_at, &arrived.entry);
+            self.offer(&arrived.parcel, arrived.expires_at, &arrived.entry);
         }
         if read {
             self.spawn_shared_read(stream);
@@ -291,8 +292,11 @@ impl Delivery {
             let Some(shared) = streams.get_mut(stream) else {
                 return false;
             };
-            if shared.epoch != page.epoch || shared.position > page.head {
-                *shared = Shared::new(page.epoch, page.head);
+            if shared.epoch != page.epoch || page.head < after {
+                // The check finds the same, for this tail and for all sessions.
+                shared.reading = false;
+                drop(streams);
+                self.check_heads_soon();
                 return false;
             }
             if shared.position < after {
@@ -309,9 +313,8 @@ impl Delivery {
                     seq: entry.seq,
                     device: entry.device,
                 };
-                let Content::Notification { json, .. } = &entry.content else { continue };
-                let arrived =
-                    Arrived { tail: Tail::of(json), expires_at: entry.expires_at, entry: reference };
+                let parcel = Parcel::of(&entry.content);
+                let arrived = Arrived { parcel, expires_at: entry.expires_at, entry: reference };
                 if shared.position.next() != arrived.entry.seq {
                     // A hole (expired): sessions pass it by a read of their own, so the tail starts anew.
                     shared.tail.clear();
@@ -341,7 +344,7 @@ impl Delivery {
             (in_order, more)
         };
         for arrived in in_order {
-            self.offer(&arrived.tail, arrived.expires_at, &arrived.entry);
+            self.offer(&arrived.parcel, arrived.expires_at, &arrived.entry);
         }
         more
     }

@@ -204,6 +204,11 @@ impl NotificationId {
     pub fn new(now: super::UnixMillis, random: [u8; 10]) -> Self {
         Self(uuid::Builder::from_unix_timestamp_millis(now.0, &random).into_uuid())
     }
+
+    /// When it was accepted: the first 48 bits (RFC 9562 section 5.7).
+    pub fn accepted_at(self) -> super::UnixMillis {
+        super::UnixMillis(u64::try_from(self.0.as_u128() >> 80).unwrap_or(u64::MAX))
+    }
 }
 
 impl fmt::Display for NotificationId {
@@ -248,5 +253,11 @@ mod tests {
         let newer = ConnectionId::new(UnixMillis(1_001), 0);
         assert!(newer > older);
         assert_eq!(newer.to_string().parse::<ConnectionId>(), Ok(newer));
+    }
+
+    #[test]
+    fn a_notification_id_tells_when_it_was_accepted() {
+        let at = UnixMillis(1_796_000_000_123);
+        assert_eq!(NotificationId::new(at, [7; 10]).accepted_at(), at);
     }
 }

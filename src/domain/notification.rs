@@ -105,8 +105,10 @@ pub struct Publication {
     pub priority: Priority,
     /// How long it is worth delivering.
     pub ttl: Ttl,
-    /// Names what it replaces; clients get it as it is.
+    /// Names what it replaces for devices that have not acknowledged that; clients get it as it is.
     pub collapse_key: Option<String>,
+    /// When it is to be published; `None`: now.
+    pub deliver_at: Option<UnixMillis>,
 }
 
 /// An accepted notification, encoded once for all who get it.

@@ -70,7 +70,7 @@ thread_local! {
 enum End {
     /// The stream ended or failed.
     Stream,
-    /// A deadline passed; the code if the peer was not told of an outcome yet.
+    /// A deadline or bound was passed; the code if the peer was not told of an outcome yet.
     Deadline(CloseCode),
 }
 
@@ -198,7 +198,14 @@ impl Connection {
                 self.tell(Closed::Server(code));
             }
             match turn.due {
-                Some(Due::Stalled) => return Err(End::Deadline(CloseCode::SlowConsumer)),
+                Some(Due::Stalled) => {
+                    self.socket.shared().metrics.write_deadlines.inc();
+                    return Err(End::Deadline(CloseCode::SlowConsumer));
+                }
+                Some(Due::Overfull) => {
+                    self.socket.shared().metrics.overfull.inc();
+                    return Err(End::Deadline(CloseCode::SlowConsumer));
+                }
                 Some(Due::Closing) => return Err(End::Deadline(CloseCode::Normal)),
                 Some(Due::Expected(code)) => {
                     self.fail(code);
@@ -229,12 +236,7 @@ impl Future for Connection {
         SCRATCH.set(Some(scratch));
         polled.map(|end| match end {
             End::Stream => this.tell(Closed::Lost),
-            End::Deadline(code) => {
-                if code == CloseCode::SlowConsumer {
-                    this.socket.shared().metrics.write_deadlines.inc();
-                }
-                this.tell(Closed::Server(code));
-            }
+            End::Deadline(code) => this.tell(Closed::Server(code)),
         })
     }
 }

@@ -222,6 +222,10 @@ impl Outlet for Socket {
             return Flow::Open;
         }
         line.write(frame, &self.shared);
+        if line.queue.bytes() > self.shared.settings.max_queued && line.due.is_none() {
+            line.due = Some(Due::Overfull);
+            line.wake();
+        }
         let full = line.queue.bytes() > self.shared.settings.high_water;
         line.full |= full;
         self.release(line);

@@ -35,6 +35,9 @@ pub struct SocketSettings {
     pub frame_burst: u32,
     /// Queued bytes above which a push is answered "full".
     pub high_water: usize,
+    /// A client for which more than this is queued is dropped: it goes on asking for answers and reads none.
+    /// Far above `high_water` and one frame, where notifications stop.
+    pub max_queued: usize,
     /// A client that takes nothing for this long while something is queued is dropped.
     pub write_timeout: Duration,
     /// The closing handshake, from the close frame's queueing to the client's end of stream.
@@ -52,6 +55,7 @@ impl Default for SocketSettings {
             frames_per_second: 2000,
             frame_burst: 4000,
             high_water: 64 * 1024,
+            max_queued: 256 * 1024,
             write_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(3),
             max_sockets: 100_000,

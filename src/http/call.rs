@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use futures_util::Stream;
@@ -36,6 +36,8 @@ pub(super) struct Call {
     pub(super) headers: HeaderMap,
     /// The query string, as it came.
     pub(super) query: String,
+    /// How much longer than others the answer may take, because the client wants to wait.
+    pub(super) patience: Duration,
     request_id: String,
 }
 
@@ -48,7 +50,15 @@ pub(super) fn call(
     let query = warp::query::raw().or(warp::any().map(String::new)).unify();
     warp::method().and(warp::header::headers_cloned()).and(query).map(move |method, headers, query| {
         let request_id = request_id(&headers);
-        Call { state: Arc::clone(&state), route, method, headers, query, request_id }
+        Call {
+            state: Arc::clone(&state),
+            route,
+            method,
+            headers,
+            query,
+            patience: Duration::ZERO,
+            request_id,
+        }
     })
 }
 
@@ -131,7 +141,7 @@ impl Call {
     }
 
     async fn within_deadline(&self, answer: impl Future<Output = Answer>) -> Answer {
-        let deadline = self.state.settings.answer_timeout;
+        let deadline = self.state.settings.answer_timeout + self.patience;
         timeout(deadline, answer).await.unwrap_or_else(|_| Err(Problem::timeout()))
     }
 

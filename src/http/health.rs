@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use serde::Serialize;
+use tokio::sync::watch;
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
@@ -109,6 +110,16 @@ pub(super) fn routes(state: &Arc<State>) -> BoxedFilter<(Response,)> {
     let metrics = warp::path!("metrics").and(get()).and(call(state, "/metrics"));
     let metrics = metrics.then(|call| without_body(call, metrics_answer));
     livez.boxed().or(readyz.boxed()).unify().or(metrics.boxed()).unify().boxed()
+}
+
+/// The admin listener before the start is complete: `/livez` says that the process lives, everything else how the
+/// start is going.
+pub fn starting_routes(readiness: watch::Receiver<Readiness>) -> BoxedFilter<(Response,)> {
+    let answer = move |path: warp::path::FullPath| match path.as_str() {
+        "/livez" => Response::new("ok".into()),
+        _ => answer(&readiness.borrow()),
+    };
+    warp::path::full().map(answer).boxed()
 }
 
 async fn readyz_answer(call: Arc<Call>) -> Answer {

@@ -1,4 +1,4 @@
-//! The HTTP endpoints: publishing, presence, tickets, the demo page; health, metrics, administration.
+//! The HTTP endpoints: publishing, presence, the user's own, the demo page; health, metrics, administration.
 //!
 //! Owns the shapes of requests and answers and their status codes. It decides nothing about
 //! notifications: it asks `publish`, `delivery`, `presence` and `auth`. It must not know of sockets
@@ -10,7 +10,7 @@
 //! | `paths` | all paths and their methods: 404, 405, OPTIONS |
 //! | `problem` | errors as `application/problem+json` |
 //! | `body`, `query`, `bearer`, `origin` | what is read from requests |
-//! | `notifications`, `presence`, `tickets`, `demo` | the client listener |
+//! | `notifications`, `presence`, `users`, `demo` | the client listener |
 //! | `health`, `admin` | the admin listener |
 
 mod admin;
@@ -25,7 +25,7 @@ mod paths;
 mod presence;
 mod problem;
 mod query;
-mod tickets;
+mod users;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -37,6 +37,7 @@ use warp::reply::Response;
 use warp::{Filter, Rejection};
 
 use crate::auth::{Admins, Publishers, Secret, SigningKey, UserTokens};
+use crate::broker::Graveyard;
 use crate::clock::Clock;
 use crate::delivery::Delivery;
 use crate::inbox::Inbox;
@@ -44,7 +45,7 @@ use crate::metrics::Metrics;
 use crate::presence::{NodeLease, Presence};
 use crate::publish::Publishing;
 
-pub use health::{Check, Readiness, Status};
+pub use health::{Check, Readiness, Status, starting_routes};
 use problem::Problem;
 
 /// Bounds of requests.
@@ -58,7 +59,7 @@ pub struct Settings {
     pub answer_timeout: Duration,
     /// How long another node may take to answer an operator's question.
     pub ask_timeout: Duration,
-    /// Origins of other sites whose pages may ask for tickets, as browsers send them (`https://example.org`).
+    /// Origins of other sites whose pages may use what is a user's, as browsers send them (`https://example.org`).
     pub allowed_origins: Vec<String>,
 }
 
@@ -98,7 +99,9 @@ pub struct State {
     pub delivery: Arc<Delivery>,
     /// Who is where.
     pub presence: Arc<dyn Presence>,
-    /// When users were last seen.
+    /// Where dead letters are kept.
+    pub graveyard: Arc<dyn Graveyard>,
+    /// What became of notifications, what users have and have read, when they were last seen.
     pub inbox: Arc<dyn Inbox>,
     /// Who may publish, and see presence.
     pub publishers: Arc<Publishers>,
@@ -120,20 +123,18 @@ pub struct State {
 /// Everything on the client listener but `GET /v1/connect`, which has to come before it with `.or()`:
 /// this answers every request, with 404 and 405 for what it does not know.
 pub fn client_routes(state: Arc<State>) -> BoxedFilter<(Response,)> {
-    let api = notifications::route(&state)
+    let api = notifications::routes(&state)
         .or(presence::route(&state))
         .unify()
-        .or(tickets::routes(&state))
+        .or(users::routes(&state))
         .unify()
         .boxed();
-    let table = match state.demo {
-        Demo::Off => paths::CLIENT,
-        Demo::On | Demo::Trial(_) => paths::CLIENT_WITH_DEMO,
-    };
-    let rest = paths::rest(&state, table);
     match state.demo {
-        Demo::Off => api.or(rest).unify().boxed(),
-        Demo::On | Demo::Trial(_) => api.or(demo::routes(&state)).unify().or(rest).unify().boxed(),
+        Demo::Off => api.or(paths::rest(&state, &[paths::CLIENT])).unify().boxed(),
+        Demo::On | Demo::Trial(_) => {
+            let rest = paths::rest(&state, &[paths::CLIENT, paths::DEMO]);
+            api.or(demo::routes(&state)).unify().or(rest).unify().boxed()
+        }
     }
 }
 
@@ -142,7 +143,7 @@ pub fn admin_routes(state: Arc<State>) -> BoxedFilter<(Response,)> {
     health::routes(&state)
         .or(admin::routes(&state))
         .unify()
-        .or(paths::rest(&state, paths::ADMIN))
+        .or(paths::rest(&state, &[paths::ADMIN]))
         .unify()
         .boxed()
 }

@@ -29,6 +29,7 @@ pub(super) struct Path {
 
 const READ: &str = "GET, HEAD, OPTIONS";
 const WRITE: &str = "POST, OPTIONS";
+const LOOK_OR_REMOVE: &str = "GET, HEAD, DELETE, OPTIONS";
 const REMOVE: &str = "DELETE, OPTIONS";
 /// What a path is called in metrics that is in no table.
 const UNMATCHED: &str = "unmatched";
@@ -37,26 +38,29 @@ const fn path(template: &'static str, allow: &'static str) -> Path {
     Path { template, allow, cors: None }
 }
 
-const NOTIFICATIONS: Path = path("/v1/notifications", WRITE);
-const PRESENCE: Path = path("/v1/presence", READ);
-const TICKETS: Path = Path { cors: Some("POST"), ..path("/v1/tickets", WRITE) };
-/// The WebSocket handshake (the gateway's; RFC 6455 section 4.1: GET only).
-const CONNECT: Path = path("/v1/connect", "GET, OPTIONS");
+/// What pages of other sites may use with the user's token.
+const fn for_pages(template: &'static str, allow: &'static str, method: &'static str) -> Path {
+    Path { template, allow, cors: Some(method) }
+}
 
 /// The client listener.
-pub(super) const CLIENT: &[Path] = &[NOTIFICATIONS, PRESENCE, TICKETS, CONNECT];
-
-/// The client listener with the demo page.
-pub(super) const CLIENT_WITH_DEMO: &[Path] = &[
-    NOTIFICATIONS,
-    PRESENCE,
-    TICKETS,
-    CONNECT,
-    path("/", READ),
-    path("/demo/config", READ),
-    path("/demo/token", WRITE),
-    path("/demo/{asset}", READ),
+pub(super) const CLIENT: &[Path] = &[
+    path("/v1/notifications", WRITE),
+    path("/v1/notifications/batch", WRITE),
+    path("/v1/notifications/{id}", "GET, HEAD, DELETE, OPTIONS"),
+    path("/v1/presence", READ),
+    for_pages("/v1/tickets", WRITE, "POST"),
+    for_pages("/v1/inbox", READ, "GET"),
+    for_pages("/v1/inbox/unread", READ, "GET"),
+    for_pages("/v1/inbox/read", WRITE, "POST"),
+    for_pages("/v1/devices/{id}", REMOVE, "DELETE"),
+    // The WebSocket handshake (the gateway's; RFC 6455 section 4.1: GET only).
+    path("/v1/connect", "GET, OPTIONS"),
 ];
+
+/// The demo page, where there is one.
+pub(super) const DEMO: &[Path] =
+    &[path("/", READ), path("/demo/config", READ), path("/demo/token", WRITE), path("/demo/{asset}", READ)];
 
 /// The admin listener.
 pub(super) const ADMIN: &[Path] = &[
@@ -67,6 +71,10 @@ pub(super) const ADMIN: &[Path] = &[
     path("/admin/connections", READ),
     path("/admin/connections/{id}", REMOVE),
     path("/admin/presence/{user}", READ),
+    path("/admin/users/{id}", REMOVE),
+    path("/admin/dead-letters", READ),
+    path("/admin/dead-letters/{id}", LOOK_OR_REMOVE),
+    path("/admin/dead-letters/{id}/requeue", WRITE),
     path("/admin/drain", WRITE),
 ];
 
@@ -75,12 +83,12 @@ pub(super) fn get() -> impl Filter<Extract = (), Error = Rejection> + Copy {
     warp::get().or(warp::head()).unify()
 }
 
-/// Answers whatever no route before it has taken.
-pub(super) fn rest(state: &Arc<State>, table: &'static [Path]) -> BoxedFilter<(Response,)> {
+/// Answers whatever no route before it has taken. `tables`: what paths there are.
+pub(super) fn rest(state: &Arc<State>, tables: &'static [&'static [Path]]) -> BoxedFilter<(Response,)> {
     warp::path::full()
         .and(call(state, UNMATCHED))
         .then(move |path: FullPath, mut call: Call| {
-            let found = find(table, path.as_str());
+            let found = tables.iter().find_map(|table| find(table, path.as_str()));
             if let Some(found) = found {
                 call.route = found.template;
             }
@@ -137,12 +145,16 @@ mod tests {
         assert_eq!(allow(CLIENT, "/v1/notifications"), Some("POST, OPTIONS"));
         assert_eq!(allow(CLIENT, "/v1/notifications/"), Some("POST, OPTIONS"));
         assert_eq!(allow(CLIENT, "/v1/connect"), Some("GET, OPTIONS"));
-        assert_eq!(allow(CLIENT_WITH_DEMO, "/"), Some("GET, HEAD, OPTIONS"));
-        assert_eq!(allow(CLIENT_WITH_DEMO, "/demo/token"), Some("POST, OPTIONS"));
-        assert_eq!(allow(CLIENT_WITH_DEMO, "/demo/demo.js"), Some("GET, HEAD, OPTIONS"));
+        assert_eq!(allow(CLIENT, "/v1/notifications/x"), Some("GET, HEAD, DELETE, OPTIONS"));
+        assert_eq!(allow(CLIENT, "/v1/notifications/batch"), Some("POST, OPTIONS"));
+        assert_eq!(allow(CLIENT, "/v1/inbox/read"), Some("POST, OPTIONS"));
+        assert_eq!(allow(DEMO, "/"), Some("GET, HEAD, OPTIONS"));
+        assert_eq!(allow(DEMO, "/demo/token"), Some("POST, OPTIONS"));
+        assert_eq!(allow(DEMO, "/demo/demo.js"), Some("GET, HEAD, OPTIONS"));
         assert_eq!(allow(ADMIN, "/admin/connections"), Some("GET, HEAD, OPTIONS"));
         assert_eq!(allow(ADMIN, "/admin/connections/0123"), Some("DELETE, OPTIONS"));
-        for absent in ["", "/", "//", "/v1", "/v1/notifications/x", "/v1//notifications", "/livez", "/demo/x"]
+        for absent in
+            ["", "/", "//", "/v1", "/v1/notifications/x/y", "/v1//notifications", "/livez", "/demo/x"]
         {
             assert_eq!(allow(CLIENT, absent), None, "{absent:?}");
         }

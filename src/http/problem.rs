@@ -7,9 +7,11 @@ use http::header::{ALLOW, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE
 use http::{StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use tracing::debug;
 use warp::reply::Response;
 
 use crate::auth::{CredentialError, TokenError};
+use crate::inbox::InboxError;
 use crate::publish::PublishError;
 
 /// What an endpoint answers.
@@ -74,6 +76,12 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with_header(RETRY_AFTER, "1")
     }
 
+    /// The inbox did not do it. What it says is for the log.
+    pub(super) fn inbox(error: InboxError) -> Self {
+        debug!(%error, "the inbox was asked for and did not answer");
+        Self::unavailable("inbox_unavailable", "the inbox is not available")
+    }
+
     /// The endpoint's deadline passed.
     pub(super) fn timeout() -> Self {
         Self::unavailable(
@@ -85,6 +93,11 @@ impl Problem {
     /// A mistake of ours.
     pub(super) fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this should not have happened")
+    }
+
+    /// Status, code and detail, for an answer that holds several.
+    pub(super) fn into_parts(self) -> (u16, &'static str, String) {
+        (self.status.as_u16(), self.code, self.detail)
     }
 
     /// `value` is one of ours: visible ASCII.
@@ -141,7 +154,9 @@ impl From<PublishError> for Problem {
             PublishError::KeyInProgress => {
                 Self::new(StatusCode::CONFLICT, code, detail).with_header(RETRY_AFTER, "1")
             }
-            PublishError::Overloaded | PublishError::Unavailable(_) => Self::unavailable(code, detail),
+            PublishError::Overloaded | PublishError::Expired | PublishError::Unavailable(_) => {
+                Self::unavailable(code, detail)
+            }
         }
     }
 }

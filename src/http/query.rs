@@ -1,5 +1,7 @@
 //! Query strings: pairs of names and values, as forms send them (WHATWG URL, section 5.1).
 
+use std::ops::RangeInclusive;
+
 use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
@@ -14,7 +16,8 @@ pub(super) fn pairs(query: &str, known: &[&str]) -> Result<Vec<(String, String)>
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let (name, value) = (decode(&name.replace('+', " "))?, decode(&value.replace('+', " "))?);
         if !known.contains(&name.as_str()) {
-            let detail = format!("the query may have {}; got {name:?}", known.join(", "));
+            let known = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
+            let detail = format!("the query may have {known}; got {name:?}");
             return Err(Problem::invalid("invalid_request", detail));
         }
         pairs.push((name, value));
@@ -48,6 +51,22 @@ pub(super) fn one<T, E: std::fmt::Display>(
         return Err(Problem::invalid("invalid_request", format!("{wanted} may be there once")));
     }
     read(value).map(Some).map_err(|error| Problem::invalid("invalid_request", format!("{wanted}: {error}")))
+}
+
+/// `true` or `false`.
+///
+/// # Errors
+/// A sentence that names what came.
+pub(super) fn flag(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| format!("must be true or false; got {text:?}"))
+}
+
+/// A number within bounds.
+pub(super) fn within(bounds: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> {
+    move |text| match text.parse() {
+        Ok(number) if bounds.contains(&number) => Ok(number),
+        _ => Err(format!("must be in {}..={}; got {text:?}", bounds.start(), bounds.end())),
+    }
 }
 
 #[cfg(test)]

@@ -6,19 +6,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::InboxError;
-use crate::domain::{DeviceId, Epoch, NotificationId, Seq, Stream, UnixMillis, UserId};
+use crate::domain::{DeviceId, Epoch, Seq, Stream, UnixMillis, UserId};
+pub use crate::wire::Marked;
 
 /// The most that the unread entries of a shared stream are counted to.
 pub const MAX_SHARED_UNREAD: u64 = 1_000;
-
-/// What was read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Marked {
-    /// These; those that are not in the stream are passed over.
-    Ids(Vec<NotificationId>),
-    /// Everything up to here.
-    UpTo(Seq),
-}
 
 /// A wish to mark.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -52,12 +52,18 @@ pub struct BrokerMetrics {
     pub unroutable: Counter,
     /// Control requests by how they ended: `answered`, `no_answer`, `not_taken`.
     pub requests: Family<Reason, Counter>,
+    /// Events for backends by how they ended: `confirmed`, `refused`; `not_confirmed` counts calls, not events.
+    pub events: Family<Reason, Counter>,
     /// Ingress messages by lane and how they were settled.
     pub ingress: Family<Settled, Counter>,
     /// Ingress messages taken and not settled yet.
     pub unsettled: Gauge,
     /// Ingress messages that outlived their expiration in a lane.
     pub expired: Counter,
+    /// Dead letters in `fanfare.dead`, as last counted.
+    pub dead_letters_kept: Gauge,
+    /// Dead letters that operators took out: `requeued`, `deleted`.
+    pub dead_letters_settled: Family<Reason, Counter>,
     /// Messages kept in `fanfare.dead`, by the code of the reason.
     pub dead_letters: Family<Reason, Counter>,
 }
@@ -83,9 +89,19 @@ impl BrokerMetrics {
         self.requests.get_or_create(&Reason { reason }).inc();
     }
 
+    /// Counts one event, or one call without confirms.
+    pub fn event_ended(&self, reason: &'static str) {
+        self.events.get_or_create(&Reason { reason }).inc();
+    }
+
     /// Counts one settled ingress message.
     pub fn settled(&self, lane: &'static str, outcome: &'static str) {
         self.ingress.get_or_create(&Settled { lane, outcome }).inc();
+    }
+
+    /// Counts one dead letter that an operator took out.
+    pub fn dead_letter_settled(&self, reason: &'static str) {
+        self.dead_letters_settled.get_or_create(&Reason { reason }).inc();
     }
 
     /// Counts one message kept as a dead letter.
@@ -142,6 +158,11 @@ impl BrokerMetrics {
             self.unroutable.clone(),
         );
         registry.register("broker_requests", "Control requests, by how they ended", self.requests.clone());
+        registry.register(
+            "broker_events",
+            "Events for backends, by whether the broker confirmed them",
+            self.events.clone(),
+        );
     }
 
     fn register_ingress(&self, registry: &mut Registry) {
@@ -164,6 +185,16 @@ impl BrokerMetrics {
             "broker_dead_letters",
             "Messages kept in fanfare.dead, by reason code",
             self.dead_letters.clone(),
+        );
+        registry.register(
+            "broker_dead_letters_kept",
+            "Dead letters in fanfare.dead, as last counted",
+            self.dead_letters_kept.clone(),
+        );
+        registry.register(
+            "broker_dead_letters_settled",
+            "Dead letters that operators requeued or deleted",
+            self.dead_letters_settled.clone(),
         );
     }
 }

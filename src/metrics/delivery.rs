@@ -32,20 +32,30 @@ pub struct DeliveryMetrics {
     pub attach_seconds: Histogram,
     /// Notification frames handed to connections.
     pub delivered: Counter,
-    /// Entries acknowledged.
+    /// Notifications acknowledged, on each device.
     pub acks: Counter,
+    /// Calls to note acknowledgements that failed.
+    pub receipt_failures: Counter,
+    /// Acknowledgements that no receipt tells of: too many waited, or the inbox did not take them.
+    pub receipts_lost: Counter,
     /// Pushed entries that a connection had already.
     pub duplicates: Counter,
     /// Pushed entries that were past their time.
     pub expired: Counter,
-    /// Connections that fell behind a stream: their window or socket was full.
+    /// Times that a connection was held back in a stream: its window or socket was full.
     pub lagged: Counter,
+    /// Connections that are held back now, as seen within the last heartbeat.
+    pub lagged_connections: Gauge,
+    /// Clients that were told `window_full`.
+    pub window_full: Counter,
     /// Pages read, by why.
     pub reads: Family<ReadLabels, Counter>,
     /// Reads that failed.
     pub read_failures: Counter,
     /// Streams that a head check found behind.
     pub head_repairs: Counter,
+    /// Connections that missed what their user had read, and were told after all.
+    pub read_repairs: Counter,
     /// `bye` frames, by reason.
     pub byes: Family<ByeLabels, Counter>,
     /// Envelopes that could not be read.
@@ -65,12 +75,17 @@ impl DeliveryMetrics {
             attach_seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
             delivered: Counter::default(),
             acks: Counter::default(),
+            receipt_failures: Counter::default(),
+            receipts_lost: Counter::default(),
             duplicates: Counter::default(),
             expired: Counter::default(),
             lagged: Counter::default(),
+            lagged_connections: Gauge::default(),
+            window_full: Counter::default(),
             reads: Family::default(),
             read_failures: Counter::default(),
             head_repairs: Counter::default(),
+            read_repairs: Counter::default(),
             byes: Family::default(),
             damaged_envelopes: Counter::default(),
             blind: Gauge::default(),
@@ -89,7 +104,17 @@ impl DeliveryMetrics {
             "Notification frames handed to connections",
             self.delivered.clone(),
         );
-        registry.register("delivery_acks", "Entries acknowledged", self.acks.clone());
+        registry.register("delivery_acks", "Notifications acknowledged", self.acks.clone());
+        registry.register(
+            "delivery_receipt_failures",
+            "Calls to note acknowledgements that failed",
+            self.receipt_failures.clone(),
+        );
+        registry.register(
+            "delivery_receipts_lost",
+            "Acknowledgements that no receipt tells of",
+            self.receipts_lost.clone(),
+        );
         registry.register(
             "delivery_duplicates",
             "Pushed entries that a connection had already",
@@ -100,7 +125,17 @@ impl DeliveryMetrics {
             "Pushed entries that were past their time",
             self.expired.clone(),
         );
-        registry.register("delivery_lagged", "Connections that fell behind a stream", self.lagged.clone());
+        registry.register("delivery_lagged", "Times that a connection was held back", self.lagged.clone());
+        registry.register(
+            "delivery_lagged_connections",
+            "Connections that are held back now",
+            self.lagged_connections.clone(),
+        );
+        registry.register(
+            "delivery_window_full",
+            "Clients that were told window_full",
+            self.window_full.clone(),
+        );
         registry.register("delivery_reads", "Pages read from the inbox, by why", self.reads.clone());
         registry.register(
             "delivery_read_failures",
@@ -111,6 +146,11 @@ impl DeliveryMetrics {
             "delivery_head_repairs",
             "Streams that a head check found behind",
             self.head_repairs.clone(),
+        );
+        registry.register(
+            "delivery_read_repairs",
+            "Connections that missed what their user had read and were told",
+            self.read_repairs.clone(),
         );
         registry.register("delivery_byes", "Connections closed by the node, by reason", self.byes.clone());
         registry.register(

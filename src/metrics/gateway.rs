@@ -39,6 +39,8 @@ pub struct GatewayMetrics {
     pub closes: Family<CloseLabels, Counter>,
     /// WebSockets dropped because nothing could be written until the write deadline.
     pub write_deadlines: Counter,
+    /// WebSockets dropped because more was queued for them than may be.
+    pub overfull: Counter,
     /// Times that reading from a WebSocket paused because it sent frames too fast.
     pub throttled: Counter,
     /// Bytes read from WebSockets.
@@ -72,12 +74,13 @@ impl GatewayMetrics {
         metrics
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, &Counter); 9] {
+    fn counters(&self) -> [(&'static str, &'static str, &Counter); 10] {
         [
             ("gateway_accepted", "TCP connections accepted", &self.accepted),
             ("gateway_refused", "TCP connections refused at the connection limit", &self.refused),
             ("gateway_accept_errors", "Failures to accept a TCP connection", &self.accept_errors),
             ("gateway_write_deadlines", "WebSockets dropped at the write deadline", &self.write_deadlines),
+            ("gateway_overfull", "WebSockets dropped because too much was queued for them", &self.overfull),
             (
                 "gateway_throttled",
                 "Pauses of reading from WebSockets that sent frames too fast",

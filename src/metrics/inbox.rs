@@ -102,6 +102,14 @@ impl InboxMetrics {
         metrics
     }
 
+    /// Acknowledged / (accepted - expired - superseded - cancelled), by these counters.
+    pub fn delivery_rate(&self) -> f64 {
+        let count = |state| self.receipts.get_or_create(&ReceiptLabels { state }).get() as f64;
+        let worth = count("stored") - count("expired") - count("superseded") - count("cancelled");
+        // What others accepted may end here: then these counters alone say nothing.
+        if worth > 0.0 { count("delivered") / worth } else { f64::NAN }
+    }
+
     /// Counts entries that came into a state, by its word.
     pub fn count_receipts(&self, state: &'static str, entries: u64) {
         if entries > 0 {

@@ -12,6 +12,8 @@ pub mod delivery;
 pub mod gateway;
 pub mod http;
 pub mod inbox;
+pub mod jobs;
+pub mod node;
 pub mod presence;
 pub mod publish;
 
@@ -29,6 +31,10 @@ pub struct Metrics {
     pub http: http::HttpMetrics,
     /// Of [`crate::inbox`].
     pub inbox: inbox::InboxMetrics,
+    /// Of the jobs in the background.
+    pub jobs: jobs::JobMetrics,
+    /// Of the node as a whole.
+    pub node: node::NodeMetrics,
     /// Of [`crate::presence`].
     pub presence: presence::PresenceMetrics,
     /// Of publishing and routing.
@@ -43,6 +49,8 @@ impl Metrics {
         let gateway = gateway::GatewayMetrics::register(&mut registry);
         let http = http::HttpMetrics::register(&mut registry);
         let inbox = inbox::InboxMetrics::register(&mut registry);
+        let jobs = jobs::JobMetrics::register(&mut registry);
+        let node = node::NodeMetrics::register(&mut registry);
         let presence = presence::PresenceMetrics::register(&mut registry);
         Self {
             broker,
@@ -50,6 +58,8 @@ impl Metrics {
             gateway,
             http,
             inbox,
+            jobs,
+            node,
             presence,
             publish: publish::PublishMetrics::register(&mut registry),
             registry,
@@ -58,6 +68,7 @@ impl Metrics {
 
     /// The text that Prometheus scrapes.
     pub fn encode(&self) -> String {
+        self.publish.delivery_rate.set(self.inbox.delivery_rate());
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text
@@ -67,5 +78,23 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_delivery_rate_is_what_was_acknowledged_of_what_was_worth_it() {
+        let metrics = Metrics::new();
+        assert!(metrics.encode().contains("\nfanfare_delivery_rate NaN\n"), "{}", metrics.encode());
+        for (state, entries) in
+            [("stored", 10), ("delivered", 3), ("expired", 1), ("superseded", 2), ("cancelled", 3)]
+        {
+            metrics.inbox.count_receipts(state, entries);
+        }
+        metrics.inbox.count_receipts("dropped", 1);
+        assert!(metrics.encode().contains("\nfanfare_delivery_rate 0.75\n"), "{}", metrics.encode());
     }
 }

@@ -15,6 +15,10 @@ pub enum Operation {
     Release,
     /// The live nodes were listed.
     Nodes,
+    /// The dead nodes were listed.
+    DeadNodes,
+    /// The users of a dead node were taken over.
+    ClaimUsers,
     /// Connections were made known.
     Announce,
     /// Connections and topics were refreshed.
@@ -35,10 +39,12 @@ pub enum Operation {
 
 impl Operation {
     /// All of them, so that each counter is there at zero before its first event.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Lease,
         Self::Release,
         Self::Nodes,
+        Self::DeadNodes,
+        Self::ClaimUsers,
         Self::Announce,
         Self::Refresh,
         Self::AnnounceTopics,

@@ -1,17 +1,27 @@
 //! Metrics of publishing and routing.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 /// By how it came in and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct PublishLabels {
-    /// `http` or `amqp`.
+    /// `http`, `amqp`, or `schedule` for what was due.
     pub source: &'static str,
-    /// `accepted`, `sent`, `replayed`, or the code of the refusal.
+    /// `accepted`, `sent`, `scheduled`, `replayed`, `ended` (a schedule that is no more), or the code of the refusal.
+    pub outcome: &'static str,
+}
+
+/// By how a wait ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WaitLabels {
+    /// `settled`, `deadline`, `too_many` (it did not begin) or `gone` (whoever waited).
     pub outcome: &'static str,
 }
 
@@ -39,6 +49,13 @@ pub struct PublishMetrics {
     pub envelopes_not_taken: Counter,
     /// Ingress messages put back because the inbox was away.
     pub ingress_deferred: Counter,
+    /// Requests that wait for what becomes of their notification.
+    pub waiting: Gauge,
+    /// Those that waited, by how that ended.
+    pub waits: Family<WaitLabels, Counter>,
+    /// Acknowledged / (accepted - expired - superseded - cancelled) by this node's counters; not a number while
+    /// that is nothing. Computed when metrics are scraped.
+    pub delivery_rate: Gauge<f64, AtomicU64>,
 }
 
 impl PublishMetrics {
@@ -52,6 +69,9 @@ impl PublishMetrics {
             envelopes: Family::default(),
             envelopes_not_taken: Counter::default(),
             ingress_deferred: Counter::default(),
+            waiting: Gauge::default(),
+            waits: Family::default(),
+            delivery_rate: Gauge::default(),
         };
         registry.register(
             "publish_requests",
@@ -79,6 +99,21 @@ impl PublishMetrics {
             "publish_ingress_deferred",
             "Ingress messages put back because the inbox was away",
             metrics.ingress_deferred.clone(),
+        );
+        registry.register(
+            "publish_waiting",
+            "Requests that wait for what becomes of their notification",
+            metrics.waiting.clone(),
+        );
+        registry.register(
+            "publish_waits",
+            "Requests that waited for what became of their notification, by how that ended",
+            metrics.waits.clone(),
+        );
+        registry.register(
+            "delivery_rate",
+            "Entries acknowledged of those that this node's counters know as accepted and not expired, superseded or cancelled",
+            metrics.delivery_rate.clone(),
         );
         metrics
     }

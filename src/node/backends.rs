@@ -11,7 +11,7 @@ use tracing::info;
 
 use crate::broker::embedded::EmbeddedBus;
 use crate::broker::rabbit::{self, RabbitBroker};
-use crate::broker::{Broker, Inlets};
+use crate::broker::{Broker, Graveyard, Inlets};
 use crate::clock::Clock;
 use crate::config::{Config, Store};
 use crate::inbox::postgres::PostgresInbox;
@@ -38,8 +38,8 @@ pub(super) async fn inbox(config: &Config, clock: &Clock, metrics: &Metrics) -> 
         max_connections: config.inbox.max_connections,
         timeout: config.inbox.timeout,
         max_devices: u32::try_from(config.inbox.max_devices).unwrap_or(u32::MAX),
-        receipt_events: false,
-        undelivered_after: None,
+        receipt_events: config.events.receipts,
+        undelivered_after: config.events.undelivered_after,
     };
     let (clock, metrics) = (clock.clone(), metrics.inbox.clone());
     Ok(match config.inbox.store {
@@ -90,6 +90,9 @@ pub(super) async fn claim_id(presence: &dyn Presence, lease: &NodeLease, ttl: Du
     }
 }
 
+/// Either broker: as a carrier, as the keeper of dead letters, and what arrives by it.
+pub(super) type Connected = (Arc<dyn Broker>, Arc<dyn Graveyard>, Inlets);
+
 pub(super) async fn broker(
     config: &Config,
     boot: &str,
@@ -97,11 +100,12 @@ pub(super) async fn broker(
     metrics: &Metrics,
     tracker: &TaskTracker,
     cancel: &CancellationToken,
-) -> Result<(Arc<dyn Broker>, Inlets)> {
+) -> Result<Connected> {
     let (node, metrics) = (config.node.id.clone(), metrics.broker.clone());
     if config.broker.urls.is_empty() {
         let (broker, inlets) = EmbeddedBus::new().join(node, metrics);
-        return Ok((Arc::new(broker), inlets));
+        let broker = Arc::new(broker);
+        return Ok((broker.clone(), broker, inlets));
     }
     let urls = config.broker.urls.iter().map(|url| url.expose().to_owned()).collect();
     let prefetch = config.broker.prefetch;
@@ -114,5 +118,6 @@ pub(super) async fn broker(
         ..rabbit::Settings::new(urls, node, boot)
     };
     let (broker, inlets) = RabbitBroker::start(settings, metrics, tracker.clone(), cancel.clone()).await?;
-    Ok((Arc::new(broker), inlets))
+    let broker = Arc::new(broker);
+    Ok((broker.clone(), broker, inlets))
 }

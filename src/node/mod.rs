@@ -7,11 +7,15 @@
 //! |---|---|
 //! | `backends` | inbox, presence and broker, as configured |
 //! | `banner` | what a newcomer reads |
+//! | `listeners` | who is served where, and from when |
+//! | `settings` | what the parts are told of the configuration |
 //! | `watch` | the health of the backends, and what follows from a change |
 //! | `stop` | the end: staged, bounded, reported |
 
 mod backends;
 mod banner;
+mod listeners;
+mod settings;
 mod stop;
 mod watch;
 
@@ -20,49 +24,31 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hyper_util::service::TowerToHyperService;
 use rand::RngExt;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, watch as channel};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
-use warp::Filter;
+use tracing::{info, warn};
 
 use crate::auth::{Admins, Publishers, SigningKey, UserTokens};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{AuthConfig, Config, Trial};
 use crate::delivery::{self, Delivery};
-use crate::gateway::accept::{self, AcceptSettings, Lifetime};
+use crate::gateway::accept;
 use crate::gateway::codec;
 use crate::gateway::{ClientSettings, Clients, SocketSettings, Sockets};
 use crate::http::{self, Demo, Readiness};
 use crate::inbox::Inbox;
+use crate::jobs;
 use crate::metrics::Metrics;
 use crate::presence::{NodeLease, Presence};
 use crate::publish::{self, Publishing};
 use crate::routing::Router;
-use crate::session::{Rules, Window};
-use crate::wire::publish::Limits;
 
 pub use stop::Report;
 
-/// How large a page of a replay is, in entries.
-const PAGE_ENTRIES: u32 = 128;
-/// How long a gap may close by itself before it is read.
-const GAP_GRACE: Duration = Duration::from_millis(5);
-/// How often merged cursors are committed.
-const CURSOR_FLUSH: Duration = Duration::from_secs(2);
-/// Over how long the check of all heads after an outage is spread.
-const RECOVERY_CHECK: Duration = Duration::from_secs(10);
-/// How many publish requests may wait for their commit, for each priority.
-const PUBLISH_QUEUE: usize = 10_000;
-/// How many notifications are committed together, and how many such groups are in flight.
-const COMMIT_GROUP: usize = 64;
-const COMMIT_WORKERS: usize = 2;
-/// How many ingress messages are under way.
-const INGRESS_CONCURRENT: usize = 512;
 /// How long tokens of the demo page last.
 const DEMO_TOKEN_TTL: Duration = Duration::from_secs(3_600);
 
@@ -83,6 +69,8 @@ pub struct Node {
     tracker: TaskTracker,
     /// Stops the client listener.
     stop_clients: CancellationToken,
+    /// Stops the jobs.
+    jobs: CancellationToken,
     /// Stops everything.
     cancel: CancellationToken,
 }
@@ -108,20 +96,31 @@ impl Node {
     /// # Errors
     /// What keeps it from starting, in one line that says what to change.
     pub async fn start(config: Config) -> Result<Self> {
+        config.warnings().iter().for_each(|warning| warn!("{warning}"));
         let clients = bind("http.listen", config.http.listen)?;
         let operators = bind("admin.listen", config.admin.listen)?;
         let (http, admin) = (clients.local_addr()?, operators.local_addr()?);
         let (auth, trial) = secrets(&config, http)?;
         let (clock, metrics) = (Clock::system(), Arc::new(Metrics::new()));
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+        // A start that fails leaves nothing running.
+        let failed = cancel.clone().drop_guard();
         let lease = lease(&config, http, admin);
+        let (readiness, ready) = channel::channel(Readiness::starting());
+        let open = listeners::serve_operators(
+            accept::listen(operators)?,
+            ready.clone(),
+            listeners::accept_settings(&config),
+            listeners::lifetime(&tracker, &cancel),
+            metrics.gateway.clone(),
+        );
 
         let inbox = backends::inbox(&config, &clock, &metrics).await?;
         let presence = backends::presence(&config, &clock, &metrics).await?;
         backends::check_skew(presence.as_ref()).await?;
         backends::claim_id(presence.as_ref(), &lease, config.node.lease_ttl).await?;
         let connected = backends::broker(&config, &lease.boot, &clock, &metrics, &tracker, &cancel).await;
-        let (broker, inlets) = match connected {
+        let (broker, graveyard, inlets) = match connected {
             Ok(connected) => connected,
             Err(error) => {
                 // So that the next try does not have to wait for this one's lease; what fails runs out.
@@ -146,7 +145,7 @@ impl Node {
         let delivery = Delivery::new(
             delivery::Parts {
                 node: config.node.id.clone(),
-                settings: delivery_settings(&config),
+                settings: settings::delivery(&config),
                 clock: clock.clone(),
                 inbox: Arc::clone(&inbox),
                 presence: Arc::clone(&presence),
@@ -160,26 +159,42 @@ impl Node {
             lease.clone(),
         );
         let publishing = Publishing::start(
-            publish_settings(&config),
+            settings::publish(&config),
             Arc::clone(&inbox),
-            router,
+            Arc::clone(&router),
             clock.clone(),
             metrics.publish.clone(),
             &tracker,
             &cancel,
         );
+        let (inbox_up, inbox_is_up) = channel::channel(true);
+        let jobs = cancel.child_token();
+        jobs::start(jobs::Parts {
+            settings: settings::jobs(&config),
+            lease: lease.clone(),
+            clock: clock.clone(),
+            inbox: Arc::clone(&inbox),
+            inbox_up: inbox_is_up,
+            presence: Arc::clone(&presence),
+            broker: Arc::clone(&broker),
+            router,
+            publishing: Arc::clone(&publishing),
+            delivery: Arc::clone(&delivery),
+            grown: publishing.watch_growth(config.retention.max_entries),
+            metrics: metrics.jobs.clone(),
+            tracker: tracker.clone(),
+            cancel: jobs.clone(),
+        });
         let crate::broker::Inlets { envelopes, control, ingress } = inlets;
         delivery.run(envelopes, control);
         tracker.spawn(publish::ingress::run(
             Arc::clone(&publishing),
             Arc::clone(&publishers),
             ingress,
-            INGRESS_CONCURRENT,
             tracker.clone(),
             cancel.clone(),
         ));
 
-        let (readiness, ready) = channel::channel(Readiness::starting());
         let node = Self {
             http,
             admin,
@@ -193,6 +208,7 @@ impl Node {
             drain: Arc::new(Notify::new()),
             tracker,
             stop_clients: CancellationToken::new(),
+            jobs,
             cancel,
             config,
         };
@@ -203,6 +219,7 @@ impl Node {
             publishing,
             delivery,
             presence: Arc::clone(&presence),
+            graveyard,
             inbox,
             publishers,
             tokens: Arc::clone(&tokens),
@@ -216,8 +233,9 @@ impl Node {
             },
         });
         node.serve_clients(accept::listen(clients)?, &state, presence.clone(), tokens);
-        node.serve_operators(accept::listen(operators)?, state);
-        node.start_watching(presence);
+        open(http::admin_routes(state));
+        node.start_watching(presence, inbox_up);
+        failed.disarm();
         Ok(node)
     }
 
@@ -228,7 +246,7 @@ impl Node {
         presence: Arc<dyn Presence>,
         tokens: Arc<UserTokens>,
     ) {
-        let lifetime = Lifetime { tracker: self.tracker.clone(), stop: self.stop_clients.clone() };
+        let lifetime = listeners::lifetime(&self.tracker, &self.stop_clients);
         let sockets = Sockets::start(
             self.socket_settings(),
             self.metrics.gateway.clone(),
@@ -246,29 +264,10 @@ impl Node {
             clock: self.clock.clone(),
             tracker: self.tracker.clone(),
         });
-        let connect = clients.routes(sockets).map(warp::reply::Reply::into_response);
-        let routes =
-            connect.or(http::client_routes(Arc::clone(state))).unify().recover(http::recover).unify();
-        let service = TowerToHyperService::new(warp::service(routes));
+        let rest = http::client_routes(Arc::clone(state));
+        let settings = listeners::accept_settings(&self.config);
         let metrics = self.metrics.gateway.clone();
-        self.tracker.spawn(accept::serve(listener, service, self.accept_settings(), lifetime, metrics));
-    }
-
-    /// The admin listener goes on until the very end: it says how the stop is going.
-    fn serve_operators(&self, listener: TcpListener, state: Arc<http::State>) {
-        let lifetime = Lifetime { tracker: self.tracker.clone(), stop: self.cancel.clone() };
-        let service = TowerToHyperService::new(warp::service(http::admin_routes(state)));
-        let metrics = self.metrics.gateway.clone();
-        self.tracker.spawn(accept::serve(listener, service, self.accept_settings(), lifetime, metrics));
-    }
-
-    fn accept_settings(&self) -> AcceptSettings {
-        AcceptSettings {
-            max_connections: self.config.http.max_connections,
-            header_timeout: self.config.http.header_timeout,
-            drain_timeout: self.config.drain.deadline / 2,
-            ..AcceptSettings::default()
-        }
+        listeners::serve_clients(listener, clients, sockets, rest, settings, lifetime, metrics);
     }
 
     fn socket_settings(&self) -> SocketSettings {
@@ -336,35 +335,5 @@ fn lease(config: &Config, http: SocketAddr, admin: SocketAddr) -> NodeLease {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         connections: 0,
         draining: false,
-    }
-}
-
-fn delivery_settings(config: &Config) -> delivery::Settings {
-    delivery::Settings {
-        heartbeat: config.gateway.heartbeat,
-        presence_ttl: config.presence.ttl,
-        lease_ttl: config.node.lease_ttl,
-        window: Window { entries: config.gateway.window_entries, bytes: config.gateway.window_bytes },
-        page_entries: PAGE_ENTRIES,
-        head_check: config.delivery.head_check,
-        blind_check: config.delivery.blind_check,
-        recovery_check: RECOVERY_CHECK.min(config.delivery.head_check),
-        gap_grace: GAP_GRACE,
-        cursor_flush: CURSOR_FLUSH,
-        max_topics: config.gateway.max_topics_per_connection,
-        rules: Rules::SOUND,
-    }
-}
-
-fn publish_settings(config: &Config) -> publish::Settings {
-    publish::Settings {
-        limits: Limits {
-            max_recipients: config.publish.max_users,
-            max_notification_bytes: config.publish.max_notification_bytes,
-            max_ttl: config.publish.max_ttl,
-        },
-        queue: PUBLISH_QUEUE,
-        group: COMMIT_GROUP,
-        workers: COMMIT_WORKERS,
     }
 }

@@ -76,6 +76,7 @@ impl Node {
         let work_until = started + self.config.drain.deadline.mul_f64(1.0 - LAST_PART);
         self.readiness.send_modify(|ready| ready.draining = true);
         self.delivery.stop_attaching();
+        self.jobs.cancel();
         self.broker.take_ingress(false);
         self.stop_clients.cancel();
         let drain = self.delivery.drain(self.config.drain.spread, work_until).await;

@@ -1,54 +1,54 @@
-//! The health of the backends, looked at every second, and what follows from a change.
+//! The health of the backends, and what follows from a change.
 //!
-//! Without SQL nothing more is taken from RabbitMQ: messages stay there until it is back. Each change is
-//! one log line.
+//! Each change is one log line (of the broker the driver writes it, of presence the keeper), shows in
+//! `/readyz` and in a gauge. Without SQL nothing more is taken from RabbitMQ: messages stay there until it is
+//! back, and jobs wait.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::RngExt;
+use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use super::Node;
 use crate::broker::{Broker, Health};
+use crate::clock::Clock;
 use crate::delivery::Delivery;
-use crate::http::Check;
-use crate::inbox::{Inbox, OutOfDate};
+use crate::http::{Check, Readiness};
+use crate::inbox::Inbox;
+use crate::metrics::node::{Condition, Dependency, NodeMetrics};
 use crate::presence::Presence;
 
-/// How often the inbox is asked whether it is there.
+/// How often the inbox is asked whether it is there, and the keeper whether it sees presence.
 const LOOK: Duration = Duration::from_millis(1_000);
 /// How often the clock is compared, in looks.
 const SKEW_LOOKS: u32 = 10;
-/// How often out-of-date rows are removed, in looks.
-const SWEEP_LOOKS: u32 = 60;
-/// How many rows are removed at a time, and how often in one go at most.
-const SWEEP_ROWS: u32 = 1_000;
-const SWEEPS: usize = 100;
 
 impl Node {
-    pub(super) fn start_watching(&self, presence: Arc<dyn Presence>) {
+    /// From now on the node is ready, and watches what it depends on. `inbox_up` is told how the inbox is.
+    pub(super) fn start_watching(&self, presence: Arc<dyn Presence>, inbox_up: watch::Sender<bool>) {
         let watcher = Watcher {
             inbox: Arc::clone(&self.inbox),
+            inbox_up,
             broker: Arc::clone(&self.broker),
             delivery: Arc::clone(&self.delivery),
             presence,
             readiness: self.readiness.clone(),
+            metrics: self.metrics.node.clone(),
             clock: self.clock.clone(),
-            keys_live: self.config.inbox.idempotency,
         };
         let cancel = self.cancel.clone();
         watcher.broker.take_ingress(true);
-        watcher.readiness.send_modify(|ready| {
-            ready.started = true;
-            ready.inbox = Check::Up;
-            ready.presence = Check::Up;
-            ready.broker = *watcher.broker.health().borrow();
-        });
+        watcher.note_inbox(Check::Up);
+        watcher.note_presence();
+        watcher.note_broker(*watcher.broker.health().borrow());
+        watcher.readiness.send_modify(|ready| ready.started = true);
         self.tracker.spawn(async move {
             tokio::select! {
                 () = cancel.cancelled() => {}
-                () = watcher.run() => {}
+                ((), (), ()) = async {
+                    tokio::join!(watcher.watch_inbox(), watcher.watch_presence(), watcher.watch_broker())
+                } => {}
             }
         });
     }
@@ -56,76 +56,75 @@ impl Node {
 
 struct Watcher {
     inbox: Arc<dyn Inbox>,
+    inbox_up: watch::Sender<bool>,
     broker: Arc<dyn Broker>,
     delivery: Arc<Delivery>,
     presence: Arc<dyn Presence>,
-    readiness: tokio::sync::watch::Sender<crate::http::Readiness>,
-    clock: crate::clock::Clock,
-    keys_live: Duration,
+    readiness: watch::Sender<Readiness>,
+    metrics: NodeMetrics,
+    clock: Clock,
 }
 
 impl Watcher {
-    async fn run(&self) {
-        let mut inbox_was_up = true;
-        let mut broker_was = *self.broker.health().borrow();
-        for look in 0_u32.. {
-            let pause = LOOK.mul_f64(rand::rng().random_range(0.9..1.1));
-            tokio::time::sleep(pause).await;
-            inbox_was_up = self.look_at_inbox(inbox_was_up).await;
-            broker_was = self.look_at_broker(broker_was);
-            let blind = self.delivery.is_blind();
-            if look % SKEW_LOOKS == 0 && !blind {
+    async fn pause(&self) {
+        tokio::time::sleep(LOOK.mul_f64(self.clock.random_range(0.9..1.1))).await;
+    }
+
+    async fn watch_inbox(&self) {
+        let mut was_up = true;
+        loop {
+            self.pause().await;
+            let checked = self.inbox.check().await;
+            let is_up = checked.is_ok();
+            if is_up != was_up {
+                // Draining has stopped ingress for good.
+                self.broker.take_ingress(is_up && !self.delivery.is_draining());
+                match &checked {
+                    Ok(()) => {
+                        info!("the inbox is back: ingress is taken again and heads are checked");
+                        self.delivery.check_heads_soon();
+                    }
+                    Err(error) => {
+                        warn!(%error, "the inbox is away: publishes get 503 and ingress stays in its queues");
+                    }
+                }
+                was_up = is_up;
+            }
+            self.note_inbox(checked.map_or_else(|error| Check::Down(error.to_string()), |()| Check::Up));
+        }
+    }
+
+    fn note_inbox(&self, check: Check) {
+        let is_up = check == Check::Up;
+        let condition = if is_up { Condition::Up } else { Condition::Down };
+        self.metrics.dependency_is(Dependency::Inbox, condition);
+        self.readiness.send_modify(|ready| ready.inbox = check);
+        self.inbox_up.send_if_modified(|was| std::mem::replace(was, is_up) != is_up);
+    }
+
+    async fn watch_presence(&self) {
+        for look in 1_u32.. {
+            self.pause().await;
+            self.note_presence();
+            if look % SKEW_LOOKS == 1 && !self.delivery.is_blind() {
                 self.look_at_clock().await;
             }
-            if look % SWEEP_LOOKS == SWEEP_LOOKS - 1 && inbox_was_up {
-                self.sweep().await;
-            }
-            let presence = if blind {
-                Check::Down("this node cannot refresh its presence".to_owned())
-            } else {
-                Check::Up
-            };
-            self.readiness.send_modify(|ready| {
-                ready.blind = blind;
-                ready.presence = presence;
-            });
         }
     }
 
-    async fn look_at_inbox(&self, was_up: bool) -> bool {
-        let checked = self.inbox.check().await;
-        let is_up = checked.is_ok();
-        if is_up != was_up {
-            // Draining has stopped ingress for good.
-            self.broker.take_ingress(is_up && !self.delivery.is_draining());
-            match &checked {
-                Ok(()) => {
-                    info!("the inbox is back: ingress is taken again and heads are checked");
-                    self.delivery.check_heads_soon();
-                }
-                Err(error) => {
-                    warn!(%error, "the inbox is away: publishes get 503 and ingress stays in its queues")
-                }
-            }
-        }
-        let check = checked.map_or_else(|error| Check::Down(error.to_string()), |()| Check::Up);
-        self.readiness.send_modify(|ready| ready.inbox = check);
-        is_up
-    }
-
-    fn look_at_broker(&self, was: Health) -> Health {
-        let health = *self.broker.health().borrow();
-        if health != was {
-            match health {
-                Health::Up => info!("the broker is back"),
-                Health::Blocked => {
-                    warn!("the broker takes no messages: other nodes are reached by head checks")
-                }
-                Health::Down => warn!("the broker is away: other nodes are reached by head checks"),
-            }
-        }
-        self.readiness.send_modify(|ready| ready.broker = health);
-        health
+    /// The node's own refreshes and announces are the best check there is.
+    fn note_presence(&self) {
+        let blind = self.delivery.is_blind();
+        let (check, condition) = if blind {
+            (Check::Down("this node cannot refresh its presence".to_owned()), Condition::Down)
+        } else {
+            (Check::Up, Condition::Up)
+        };
+        self.metrics.dependency_is(Dependency::Presence, condition);
+        self.readiness.send_modify(|ready| {
+            ready.blind = blind;
+            ready.presence = check;
+        });
     }
 
     async fn look_at_clock(&self) {
@@ -135,18 +134,24 @@ impl Watcher {
         }
     }
 
-    async fn sweep(&self) {
-        let now = self.clock.now();
-        let keys = crate::domain::UnixMillis(now.0.saturating_sub(self.keys_live.as_millis() as u64));
-        let before = OutOfDate { keys, expired: now, devices: crate::domain::UnixMillis(0) };
-        for _ in 0..SWEEPS {
-            match self.inbox.sweep(&before, SWEEP_ROWS).await {
-                Ok(0) => return,
-                Ok(rows) => debug!(rows, "out-of-date rows were removed"),
-                Err(error) => {
-                    return warn!(%error, "out-of-date rows were not removed; tried again in a minute");
-                }
+    async fn watch_broker(&self) {
+        let mut health = self.broker.health();
+        loop {
+            let now = *health.borrow_and_update();
+            self.note_broker(now);
+            if health.changed().await.is_err() {
+                return; // The broker has ended, and so will this node.
             }
         }
+    }
+
+    fn note_broker(&self, health: Health) {
+        let condition = match health {
+            Health::Up => Condition::Up,
+            Health::Blocked => Condition::Blocked,
+            Health::Down => Condition::Down,
+        };
+        self.metrics.dependency_is(Dependency::Broker, condition);
+        self.readiness.send_modify(|ready| ready.broker = health);
     }
 }

@@ -72,7 +72,10 @@ impl Store {
             nodes.retain(|_, deadline| *deadline > now);
             !nodes.is_empty()
         });
-        self.leases.retain(|_, (_, deadline)| *deadline > now);
+        // A dead node is remembered as long as anything of it is.
+        let still_there: BTreeSet<&NodeId> =
+            self.users.values().flatten().map(|(member, _)| &member.node).collect();
+        self.leases.retain(|node, (_, deadline)| *deadline > now || still_there.contains(node));
         self.tickets.retain(|_, (_, deadline)| *deadline > now);
         self.swept = now;
     }
@@ -103,6 +106,16 @@ impl Store {
         let known = self.users.get(user).into_iter().flatten();
         let live = known.filter(|(_, deadline)| *deadline > now);
         live.map(|(member, _)| member.clone()).collect()
+    }
+
+    fn is_leased(&self, node: &NodeId, now: UnixMillis) -> bool {
+        self.leases.get(node).is_some_and(|(_, deadline)| *deadline > now)
+    }
+
+    /// Users with members of `node`, whatever their deadlines.
+    fn left_by<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = &'a UserId> {
+        let has = |members: &[(Member, UnixMillis)]| members.iter().any(|(member, _)| member.node == *node);
+        self.users.iter().filter(move |(_, members)| has(members)).map(|(user, _)| user)
     }
 
     fn readers(&self, topic: &TopicName, now: UnixMillis) -> BTreeSet<NodeId> {
@@ -149,6 +162,30 @@ impl Presence for EmbeddedPresence {
         let (store, now) = self.now();
         let live = store.leases.values().filter(|(_, deadline)| *deadline > now);
         Ok(live.map(|(lease, _)| lease.clone()).collect())
+    }
+
+    async fn dead_nodes(&self) -> Result<Vec<NodeId>, PresenceError> {
+        let (store, now) = self.now();
+        let known = store.leases.keys();
+        Ok(known.filter(|node| !store.is_leased(node, now)).cloned().collect())
+    }
+
+    async fn claim_users(&self, node: &NodeId, limit: u32) -> Result<Vec<UserId>, PresenceError> {
+        let (mut store, now) = self.now();
+        if store.is_leased(node, now) {
+            return Ok(Vec::new());
+        }
+        let claimed: Vec<UserId> = store.left_by(node).take(limit as usize).cloned().collect();
+        for user in &claimed {
+            let left = store.users.get_mut(user).map(|members| {
+                members.retain(|(member, _)| member.node != *node);
+                members.len()
+            });
+            if left == Some(0) {
+                store.users.remove(user);
+            }
+        }
+        Ok(claimed)
     }
 
     async fn announce(&self, members: &[Member], ttl: Duration) -> Result<Vec<Vec<Member>>, PresenceError> {

@@ -139,6 +139,24 @@ pub trait Presence: Send + Sync {
     /// All live leases, in order of node id.
     async fn nodes(&self) -> Result<Vec<NodeLease>, PresenceError>;
 
+    /// Nodes that are remembered and hold no live lease, in order of id: they died, or are frozen, or cut off. A
+    /// node that gave its lease back may be among them. What was forgotten is not remembered.
+    /// One that keeps no such list answers none.
+    async fn dead_nodes(&self) -> Result<Vec<NodeId>, PresenceError> {
+        Ok(Vec::new())
+    }
+
+    /// Takes over at most `limit` users that `node` has left without a goodbye, and removes its connections of them;
+    /// each is answered to one caller only. Of a node with a live lease nothing is taken but what an earlier life
+    /// of it may have left; those connections run out by themselves. Fewer than `limit`: that was all.
+    ///
+    /// A node that takes up its lease in the middle of it may lose connections that it had announced, until it
+    /// refreshes them.
+    async fn claim_users(&self, node: &NodeId, limit: u32) -> Result<Vec<UserId>, PresenceError> {
+        let _ = (node, limit);
+        Ok(Vec::new())
+    }
+
     /// Makes these connections known for `ttl` from now, or known anew: announce and refresh are the same full
     /// write, so that whatever was forgotten is there again. When it returns, every later `locate` sees them.
     /// Answers, for each, the *other* live members of that user, those of the same call included: in the same order.

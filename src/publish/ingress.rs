@@ -2,12 +2,13 @@
 //!
 //! Owns the loop from an arrived message to its settling: acknowledged after the commit, put back
 //! while the inbox is away (then nothing more is taken until it is there again), or handed to the
-//! dead letters with the reason. Nothing waits behind a bad message.
+//! dead letters with the reason. Nothing waits behind a bad message, nor a message of one lane behind those of
+//! another: how many are under way is bounded by the prefetch of each lane, and by nothing that lanes share.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -19,39 +20,34 @@ use crate::broker::{Ingress, Outcome};
 /// The longest `message_id`, in bytes: it is an idempotency key.
 pub const MAX_KEY_BYTES: usize = 255;
 
-/// Takes ingress until the channel ends or `cancel` fires; at most `concurrent` messages are under way.
+/// Takes ingress until the channel ends or `cancel` fires.
 pub async fn run(
     publishing: Arc<Publishing>,
     publishers: Arc<Publishers>,
     mut arrivals: mpsc::Receiver<Ingress>,
-    concurrent: usize,
     tracker: TaskTracker,
     cancel: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(concurrent));
     loop {
         let arrived = tokio::select! {
             arrived = arrivals.recv() => arrived,
             () = cancel.cancelled() => None,
         };
         let Some(ingress) = arrived else { return };
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-            return;
-        };
         let (publishing, publishers) = (Arc::clone(&publishing), Arc::clone(&publishers));
         tracker.spawn(async move {
             take(&publishing, &publishers, ingress).await;
-            drop(permit);
         });
     }
 }
 
 async fn take(publishing: &Arc<Publishing>, publishers: &Publishers, ingress: Ingress) {
-    let Ingress { body, message_id, expiration, user_id, settle, .. } = ingress;
+    let Ingress { lane, body, message_id, expiration, user_id, settle, .. } = ingress;
     let request = request(publishers, body, message_id, expiration.as_deref(), user_id.as_deref());
     let outcome = match request {
-        Ok(request) => match publishing.publish(request).await {
-            Ok(_) => Outcome::Done,
+        Ok(request) => match publishing.publish_from_lane(request, lane).await {
+            // Past its time: what the lane itself would have dropped.
+            Ok(_) | Err(PublishError::Expired) => Outcome::Done,
             Err(error) if error.is_retryable() => {
                 publishing.metrics.ingress_deferred.inc();
                 Outcome::Later

@@ -3,28 +3,50 @@
 //! Owns the order that loses nothing: validate, **append (commit), then locate**, answer, send. The
 //! answer never waits for the broker. The same path serves HTTP ([`Publishing::publish`]) and AMQP
 //! ([`ingress`]). It must never deliver to a connection itself, and never answer before the commit.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `answer` | what publishers are told |
+//! | `pipeline` | a group on its way: committed, located, sent |
+//! | `schedule` | notifications for later |
+//! | `cancel` | taking one back |
+//! | `outcomes` | waiting for what becomes of one |
+//! | `growth` | streams that have grown, for retention |
+//! | `ingress` | what comes over AMQP |
 
+mod answer;
+mod cancel;
+mod growth;
 pub mod ingress;
+mod outcomes;
 mod pipeline;
+mod schedule;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Publisher;
 use crate::batch::{BatchError, Batcher, Shape};
 use crate::clock::Clock;
-use crate::domain::{NotificationId, Publication, Stream, Ttl};
+use crate::domain::{NotificationId, Priority, Publication, Stream, Ttl};
 use crate::inbox::{Idempotency, Inbox, InboxError};
 use crate::metrics::publish::{PublishLabels, PublishMetrics};
 use crate::routing::Router;
 use crate::wire::Tail;
 use crate::wire::publish::{Limits, Refused, accept, parse};
+use growth::Growth;
+use outcomes::Outcomes;
 use pipeline::{Committed, Job, Pipeline};
+
+pub use answer::{Accepted, How, PublishError};
+pub use outcomes::Waited;
+pub use schedule::Fired;
 
 /// How publishing works.
 #[derive(Debug, Clone)]
@@ -54,81 +76,30 @@ pub struct Request {
     pub source: &'static str,
 }
 
-/// What an accepted request is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Accepted {
-    /// The notification's id.
-    pub id: NotificationId,
-    /// How many recipients it has; `None` for a topic or everyone.
-    pub recipients: Option<u32>,
-    /// How many of them are connected; `None` where that is unknown.
-    pub online: Option<u32>,
-    /// What was done.
-    pub how: How,
-}
-
-/// What was done with an accepted request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
-    /// Committed.
-    Stored,
-    /// Sent to who is connected (`ttl: 0`).
-    Sent,
-    /// It had been committed before under the same key; sent again.
-    Replayed,
-}
-
-/// Why a request was not accepted. [`PublishError::code`] is stable.
-#[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    /// The request is not acceptable.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// The publisher may not publish to that target.
-    #[error("{0}")]
-    Forbidden(String),
-    /// The idempotency key was used for another request.
-    #[error("the idempotency key was used before for another request")]
-    KeyReused,
-    /// A request with the same key is still being committed.
-    #[error("a request with this idempotency key is still in progress")]
-    KeyInProgress,
-    /// Too much is waiting to be committed.
-    #[error("too many requests are waiting to be stored")]
-    Overloaded,
-    /// The inbox is away; whether the request was committed is unknown. Safe to retry with the same key.
-    #[error("the inbox is not available")]
-    Unavailable(#[source] Option<InboxError>),
-}
-
-impl PublishError {
-    /// The stable code.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Refused(refused) => refused.code,
-            Self::Forbidden(_) => "forbidden_target",
-            Self::KeyReused => "idempotency_key_reused",
-            Self::KeyInProgress => "idempotency_key_in_progress",
-            Self::Overloaded => "overloaded",
-            Self::Unavailable(_) => "inbox_unavailable",
-        }
-    }
-
-    /// Whether the same request may succeed later.
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::KeyInProgress | Self::Overloaded | Self::Unavailable(_))
+impl Request {
+    /// The key and what it stands for.
+    fn idempotency(&self) -> Option<Idempotency> {
+        self.idempotency_key.as_ref().map(|key| Idempotency {
+            publisher: self.publisher.id.clone(),
+            key: key.clone(),
+            request_hash: Sha256::digest(&self.json).into(),
+        })
     }
 }
 
 /// Takes notifications in.
 pub struct Publishing {
     settings: Settings,
+    inbox: Arc<dyn Inbox>,
     router: Arc<Router>,
     clock: Clock,
     metrics: PublishMetrics,
     tracker: TaskTracker,
     commits: Batcher<Job, Result<Committed, InboxError>>,
     shared_commits: Batcher<Job, Result<Committed, InboxError>>,
+    low_commits: Batcher<Job, Result<Committed, InboxError>>,
+    outcomes: Arc<Outcomes>,
+    growth: Arc<OnceLock<Growth>>,
 }
 
 impl Publishing {
@@ -142,7 +113,14 @@ impl Publishing {
         tracker: &TaskTracker,
         cancel: &CancellationToken,
     ) -> Arc<Self> {
-        let pipeline = Arc::new(Pipeline { inbox, router: Arc::clone(&router), metrics: metrics.clone() });
+        let growth = Arc::<OnceLock<Growth>>::default();
+        let pipeline = Arc::new(Pipeline {
+            inbox: Arc::clone(&inbox),
+            router: Arc::clone(&router),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            growth: Arc::clone(&growth),
+        });
         let start = |workers| {
             let (pipeline, tracker_of_tails) = (Arc::clone(&pipeline), tracker.clone());
             let shape = Shape { lanes: 3, bound: settings.queue, group: settings.group, workers };
@@ -152,8 +130,31 @@ impl Publishing {
             })
         };
         // Shared streams apart: their counters are contended, and nobody's own stream should wait for them.
-        let (commits, shared_commits) = (start(settings.workers), start(1));
-        Arc::new(Self { settings, router, clock, metrics, tracker: tracker.clone(), commits, shared_commits })
+        // What may wait apart, too: however much of it there is, nothing else waits for a group of it.
+        let (commits, shared_commits, low_commits) = (start(settings.workers), start(1), start(1));
+        let outcomes = Outcomes::start(&inbox, &clock, &metrics, tracker, cancel);
+        let tracker = tracker.clone();
+        Arc::new(Self {
+            settings,
+            inbox,
+            router,
+            clock,
+            metrics,
+            tracker,
+            commits,
+            shared_commits,
+            low_commits,
+            outcomes,
+            growth,
+        })
+    }
+
+    /// Streams that have grown beyond `max_entries`, each named once in every tenth of that. Bounded; what finds no
+    /// room is not named. The first call counts: a second one gets nothing.
+    pub fn watch_growth(&self, max_entries: u64) -> mpsc::Receiver<Stream> {
+        let (growth, grown) = Growth::new(max_entries);
+        let _ = self.growth.set(growth);
+        grown
     }
 
     /// Publishes. Runs to its end in a task of its own, so dropping the future stops nothing half-way.
@@ -161,29 +162,51 @@ impl Publishing {
     /// # Errors
     /// [`PublishError`] says what to change or that a retry may help.
     pub async fn publish(self: &Arc<Self>, request: Request) -> Result<Accepted, PublishError> {
+        self.take(request, None).await
+    }
+
+    /// The same for what has waited in an ingress lane: it goes on in that lane, and its `deliver_at` may have
+    /// passed there.
+    ///
+    /// # Errors
+    /// As [`Publishing::publish`].
+    pub async fn publish_from_lane(
+        self: &Arc<Self>,
+        request: Request,
+        lane: Priority,
+    ) -> Result<Accepted, PublishError> {
+        self.take(request, Some(lane)).await
+    }
+
+    async fn take(
+        self: &Arc<Self>,
+        request: Request,
+        lane: Option<Priority>,
+    ) -> Result<Accepted, PublishError> {
         let (publishing, source) = (Arc::clone(self), request.source);
-        let task = self.tracker.spawn(async move { publishing.run(request).await });
+        let task = self.tracker.spawn(async move { publishing.run(request, lane).await });
         let result = task.await.unwrap_or(Err(PublishError::Unavailable(None)));
         let outcome = match &result {
-            Ok(Accepted { how: How::Stored, .. }) => "accepted",
-            Ok(Accepted { how: How::Sent, .. }) => "sent",
-            Ok(Accepted { how: How::Replayed, .. }) => "replayed",
+            Ok(accepted) => accepted.how.outcome(),
             Err(error) => error.code(),
         };
         self.metrics.requests.get_or_create(&PublishLabels { source, outcome }).inc();
         result
     }
 
-    async fn run(&self, request: Request) -> Result<Accepted, PublishError> {
+    async fn run(&self, request: Request, lane: Option<Priority>) -> Result<Accepted, PublishError> {
         let mut publication = parse(&request.json, &self.settings.limits)?;
         if let (Ttl::UntilRetention, Some(ttl)) = (publication.ttl, request.default_ttl) {
             publication.ttl = self.within_limit(ttl)?;
         }
         let may = request.publisher.may.publish_to(&publication.target);
         may.map_err(|forbidden| PublishError::Forbidden(forbidden.to_string()))?;
+        if let Some(at) = self.time_of(&publication, lane.is_some())? {
+            return self.keep(&publication, at, request).await;
+        }
         match publication.ttl {
             Ttl::NowOrNever => self.send(&publication).await,
-            _ => self.store(&publication, request).await,
+            _ => self.store(&publication, request, lane).await,
         }
     }
 
@@ -211,41 +234,53 @@ impl Publishing {
         })
     }
 
-    async fn store(&self, publication: &Publication, request: Request) -> Result<Accepted, PublishError> {
-        let started = Instant::now();
-        let recipients = publication.target.recipients();
-        let idempotency = request.idempotency_key.map(|key| Idempotency {
-            publisher: request.publisher.id.clone(),
-            key,
-            request_hash: Sha256::digest(&request.json).into(),
-        });
+    async fn store(
+        &self,
+        publication: &Publication,
+        request: Request,
+        lane: Option<Priority>,
+    ) -> Result<Accepted, PublishError> {
         let job = Job {
             notification: self.accept(publication)?,
-            recipients,
-            publisher: request.publisher.id.clone(),
-            idempotency,
+            recipients: publication.target.recipients(),
+            idempotency: request.idempotency(),
+            publisher: request.publisher.id,
             collapse_key: publication.collapse_key.clone(),
             scheduled: false,
         };
-        let (recipients, keyed) = (count(&job.recipients), job.idempotency.is_some());
-        let shared = job.recipients.iter().any(|recipient| recipient.stream.is_shared());
-        let commits = if shared { &self.shared_commits } else { &self.commits };
-        let committed =
-            commits.call(publication.priority as usize, job).await.map_err(|error| match error {
-                BatchError::Full => PublishError::Overloaded,
-                BatchError::Stopped => PublishError::Unavailable(None),
-            })?;
-        self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
-        match committed {
-            Ok(Committed::Stored { id, online }) => Ok(Accepted { id, recipients, online, how: How::Stored }),
-            Ok(Committed::Replayed { id, online }) => {
-                Ok(Accepted { id, recipients, online, how: How::Replayed })
-            }
-            Ok(Committed::KeyReused) => Err(PublishError::KeyReused),
-            Ok(Committed::NotScheduled) => Err(PublishError::Unavailable(None)),
-            Err(InboxError::Timeout(_)) if keyed => Err(PublishError::KeyInProgress),
-            Err(error) => Err(PublishError::Unavailable(Some(error))),
+        let recipients = count(&job.recipients);
+        match self.commit(job, lane.unwrap_or(publication.priority)).await? {
+            Committed::Stored { id, online } => Ok(Accepted { id, recipients, online, how: How::Stored }),
+            Committed::Replayed { id, online } => Ok(Accepted { id, recipients, online, how: How::Replayed }),
+            Committed::KeyReused => Err(PublishError::KeyReused),
+            Committed::Expired => Err(PublishError::Expired),
+            // No schedule was asked for.
+            Committed::NotScheduled => Err(PublishError::Unavailable(None)),
         }
+    }
+
+    /// Queues a job and waits for its commit.
+    async fn commit(&self, job: Job, lane: Priority) -> Result<Committed, PublishError> {
+        let started = Instant::now();
+        let keyed = job.idempotency.is_some();
+        let shared = job.recipients.iter().any(|recipient| recipient.stream.is_shared());
+        let commits = match lane {
+            Priority::Low => &self.low_commits,
+            _ if shared => &self.shared_commits,
+            _ => &self.commits,
+        };
+        let committed = commits.call(lane as usize, job).await.map_err(|error| match error {
+            BatchError::Full => PublishError::Overloaded,
+            BatchError::Stopped => PublishError::Unavailable(None),
+        })?;
+        self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
+        committed.map_err(|error| PublishError::of_inbox(error, keyed))
+    }
+
+    /// Waits until every recipient of a stored notification has a device's acknowledgement or will have none,
+    /// at most until `until`. Dropping the future frees its place.
+    pub async fn outcome(&self, id: NotificationId, until: tokio::time::Instant) -> Waited {
+        self.outcomes.wait(id, until).await
     }
 
     fn accept(&self, publication: &Publication) -> Result<crate::domain::Notification, Refused> {

@@ -1,10 +1,12 @@
 //! One group on its way: committed, located, sent, in this order.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use super::growth::Growth;
+use crate::clock::Clock;
 use crate::domain::{Notification, NotificationId, PublisherId, Recipient, Stream};
 use crate::inbox::{Append, Appended, FirstAnswer, Idempotency, Inbox, InboxError, Place};
 use crate::metrics::publish::PublishMetrics;
@@ -37,21 +39,43 @@ pub(super) enum Committed {
     KeyReused,
     /// Its schedule has ended meanwhile.
     NotScheduled,
+    /// Its TTL ran out before it was committed: nothing was.
+    Expired,
 }
 
 /// Carries groups.
 pub(super) struct Pipeline {
     pub(super) inbox: Arc<dyn Inbox>,
     pub(super) router: Arc<Router>,
+    pub(super) clock: Clock,
     pub(super) metrics: PublishMetrics,
+    /// Who is told of streams that have grown, if anybody is.
+    pub(super) growth: Arc<OnceLock<Growth>>,
 }
 
 impl Pipeline {
+    /// What is past its time is dropped before it costs anything.
     pub(super) async fn commit(
         &self,
         jobs: Vec<Job>,
         tracker: &TaskTracker,
     ) -> Vec<Result<Committed, InboxError>> {
+        let now = self.clock.now();
+        let is_late: Vec<bool> = jobs.iter().map(|job| job.notification.is_expired(now)).collect();
+        let live: Vec<Job> = jobs.into_iter().filter(|job| !job.notification.is_expired(now)).collect();
+        let mut committed = match live.is_empty() {
+            true => Vec::new(),
+            false => self.commit_live(live, tracker).await,
+        }
+        .into_iter();
+        let each = is_late.into_iter().map(|late| match late {
+            true => Ok(Committed::Expired),
+            false => committed.next().expect("one for each that was appended"),
+        });
+        each.collect()
+    }
+
+    async fn commit_live(&self, jobs: Vec<Job>, tracker: &TaskTracker) -> Vec<Result<Committed, InboxError>> {
         let appends = jobs.iter().map(|job| Append {
             notification: job.notification.clone(),
             recipients: job.recipients.clone(),
@@ -95,6 +119,9 @@ impl Pipeline {
         tracker: &TaskTracker,
     ) -> Committed {
         self.metrics.entries.inc_by(places.len() as u64);
+        if let Some(growth) = self.growth.get() {
+            growth.appended(&job.recipients, places);
+        }
         let Job { notification, recipients, idempotency, .. } = job;
         let tail = Tail::of(&notification.json);
         self.router.send_stored(&tail, notification.expires_at, &recipients, places, whereabouts);

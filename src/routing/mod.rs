@@ -11,12 +11,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::broker::{Broker, Destination};
-use crate::domain::{NodeId, Recipient, Stream, UnixMillis};
-use crate::inbox::Place;
+use crate::domain::{NodeId, NotificationId, Recipient, Stream, UnixMillis, UserId};
+use crate::inbox::{Place, Unread};
 use crate::metrics::publish::{PublishMetrics, RouteLabels};
 use crate::presence::{Located, Presence, Route};
-use crate::wire::Tail;
 use crate::wire::envelope::{EntryRef, Item};
+use crate::wire::{Marked, Tail};
 
 pub use blind::BlindNodes;
 
@@ -131,15 +131,36 @@ impl Router {
         places: &[Place],
         whereabouts: &Whereabouts,
     ) {
-        let entry = |(recipient, place): (&Recipient, &Place)| EntryRef {
-            stream: recipient.stream.clone(),
-            epoch: place.epoch,
-            seq: place.seq,
-            device: recipient.device.clone(),
-        };
-        let entries = recipients.iter().zip(places).map(entry).collect();
         let item = |entries| Item::Stored { tail: tail.clone(), expires_at, entries };
-        self.spread(recipients, entries, whereabouts, item);
+        self.spread(recipients, entries(recipients, places), whereabouts, item);
+    }
+
+    /// Sends the cancellations of a notification, each at its place: `places` belongs to `recipients`.
+    pub fn send_cancelled(
+        &self,
+        id: NotificationId,
+        expires_at: Option<UnixMillis>,
+        recipients: &[Recipient],
+        places: &[Place],
+        whereabouts: &Whereabouts,
+    ) {
+        let item = |entries| Item::Cancelled { id, expires_at, entries };
+        self.spread(recipients, entries(recipients, places), whereabouts, item);
+    }
+
+    /// Tells all connections of a user what was read on one of them. Waits for presence, with the short deadline.
+    pub async fn send_read(&self, user: &UserId, stream: &Stream, marked: &Marked, now: Unread) {
+        let recipients = [Recipient { stream: Stream::User(user.clone()), device: None }];
+        let whereabouts = self.locate(&[&recipients]).await.remove(0);
+        let item = |_| Item::Read {
+            user: user.clone(),
+            stream: stream.clone(),
+            marked: marked.clone(),
+            unread: now.unread,
+            version: now.version,
+            reads: now.reads,
+        };
+        self.spread(&recipients, vec![()], &whereabouts, item);
     }
 
     /// Sends a notification for now or never.
@@ -212,6 +233,17 @@ impl Router {
             Err(_) => self.metrics.envelopes_not_taken.inc(),
         };
     }
+}
+
+/// Each recipient's entry.
+fn entries(recipients: &[Recipient], places: &[Place]) -> Vec<EntryRef> {
+    let entry = |(recipient, place): (&Recipient, &Place)| EntryRef {
+        stream: recipient.stream.clone(),
+        epoch: place.epoch,
+        seq: place.seq,
+        device: recipient.device.clone(),
+    };
+    recipients.iter().zip(places).map(entry).collect()
 }
 
 fn route(recipient: &Recipient) -> Option<Route> {

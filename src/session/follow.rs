@@ -1,8 +1,7 @@
 //! One stream of one session.
 
-use std::collections::VecDeque;
-
-use super::{AckError, Acked, Flow, Offered, PageView, Rules, Step, Verdict, Window};
+use super::sent::Sent;
+use super::{AckError, Acked, Flow, Next, Offered, PageView, Rules, Step, Verdict, Window};
 use crate::domain::{Epoch, Seq, Stream};
 
 /// Where a session starts in a stream.
@@ -54,12 +53,6 @@ pub struct FollowStatus {
     pub unacked: usize,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Sent {
-    seq: Seq,
-    bytes: u32,
-}
-
 /// One followed stream.
 #[derive(Debug)]
 pub(super) struct Follow {
@@ -69,18 +62,19 @@ pub(super) struct Follow {
     /// A read is in flight.
     reading: bool,
     position: Seq,
-    /// The highest seq offered while not live, and the epoch it was offered in.
+    /// The highest seq offered while not live, and the epoch it was offered in (before the stream is opened,
+    /// that may be another one).
     offered: Option<(Epoch, Seq)>,
     /// What was offered and not in the last whole page.
     missed: Option<(Epoch, Seq)>,
+    /// An ack has moved the cursor since it was last asked for.
+    moved: bool,
     acked: Seq,
     /// Up to here the client has entries that it may not have acknowledged.
     resumed: Seq,
     /// The position when the last ping went out.
     mark: Seq,
-    /// Sent and not acknowledged, in order. Allocates nothing while empty.
-    sent: VecDeque<Sent>,
-    sent_bytes: usize,
+    sent: Sent,
     stuck: Stuck,
 }
 
@@ -102,11 +96,11 @@ impl Follow {
             position: Seq(0),
             offered: None,
             missed: None,
+            moved: false,
             acked: Seq(0),
             resumed: Seq(0),
             mark: Seq(0),
-            sent: VecDeque::new(),
-            sent_bytes: 0,
+            sent: Sent::default(),
             stuck: Stuck::No,
         }
     }
@@ -136,15 +130,14 @@ impl Follow {
         rules: Rules,
         congested: bool,
     ) -> Verdict {
+        if rules.compare_epochs && self.epoch.is_some_and(|own| own != epoch) {
+            return Verdict::Reset;
+        }
         if self.phase != Phase::Live {
             self.remember(epoch, entry.seq, rules);
             return Verdict::Held;
         }
-        if rules.compare_epochs && self.epoch != Some(epoch) {
-            self.phase = Phase::Gap;
-            return Verdict::Read;
-        }
-        if entry.seq <= self.position {
+        if rules.skip_lower && entry.seq <= self.position {
             return Verdict::Skip;
         }
         if rules.read_gaps && entry.seq > self.position.next() {
@@ -156,16 +149,16 @@ impl Follow {
             self.position = entry.seq;
             return Verdict::Skip;
         }
-        if congested || !self.has_room(entry.bytes, window) {
+        if congested || !self.sent.has_room(entry.bytes, window) {
             self.phase = Phase::Lagged;
             self.remember(epoch, entry.seq, rules);
-            return Verdict::Held;
+            return Verdict::Lagged;
         }
         self.push_sent(entry);
         Verdict::Send
     }
 
-    /// Seqs of two epochs cannot be compared: the later offer wins, and a read tells which epoch is true.
+    /// Seqs of two epochs cannot be compared: the later offer wins.
     fn remember(&mut self, epoch: Epoch, seq: Seq, rules: Rules) {
         if rules.remember_offers {
             let highest =
@@ -174,25 +167,15 @@ impl Follow {
         }
     }
 
-    /// Whether an entry above the position was offered in the stream's own epoch.
+    /// Whether an entry above the position was offered, or one of another epoch before the stream was opened:
+    /// then a read tells which epoch is true.
     fn is_owed(&self) -> bool {
-        self.offered.is_some_and(|(epoch, seq)| Some(epoch) == self.epoch && seq > self.position)
-    }
-
-    fn has_room(&self, bytes: usize, window: Window) -> bool {
-        self.sent.is_empty() || (self.sent.len() < window.entries && self.sent_bytes + bytes <= window.bytes)
-    }
-
-    /// When a held-back session reads on: not at each single ack, which would cause a read for each.
-    fn is_half_free(&self, window: Window) -> bool {
-        self.sent.is_empty() || (self.sent.len() * 2 <= window.entries && self.sent_bytes * 2 <= window.bytes)
+        self.offered.is_some_and(|(epoch, seq)| Some(epoch) != self.epoch || seq > self.position)
     }
 
     fn push_sent(&mut self, entry: Offered<'_>) {
         self.position = entry.seq;
-        self.sent_bytes += entry.bytes;
-        // A body is under 64 KiB, so the narrowing never saturates.
-        self.sent.push_back(Sent { seq: entry.seq, bytes: u32::try_from(entry.bytes).unwrap_or(u32::MAX) });
+        self.sent.push(entry);
     }
 
     pub(super) fn is_behind(&self) -> bool {
@@ -206,7 +189,7 @@ impl Follow {
     pub(super) fn begin_read(&mut self, window: Window, congested: bool) -> Option<ReadFrom> {
         let epoch = self.epoch?;
         let blocked = self.phase == Phase::Live || self.reading || congested;
-        if blocked || !self.has_room(0, window) {
+        if blocked || !self.sent.has_room(0, window) {
             return None;
         }
         self.reading = true;
@@ -214,7 +197,7 @@ impl Follow {
             epoch,
             after: self.position,
             entries: (window.entries - self.sent.len()).max(1),
-            bytes: window.bytes.saturating_sub(self.sent_bytes).max(1),
+            bytes: window.bytes.saturating_sub(self.sent.bytes()).max(1),
         })
     }
 
@@ -230,18 +213,21 @@ impl Follow {
         rules: Rules,
         congested: &mut bool,
         act: &mut impl FnMut(Step) -> Flow,
-    ) -> bool {
+    ) -> Next {
         self.reading = false;
+        let Some(epoch) = self.epoch else {
+            // Asked for by an earlier follower of the same stream, as below.
+            return Next::Wait;
+        };
+        if rules.compare_epochs && (epoch != page.epoch || page.head < page.after) {
+            return Next::Reset;
+        }
         if self.position < page.after {
             // Asked for by an earlier follower of the same stream: it says nothing about what lies between.
-            return true;
-        }
-        if rules.compare_epochs && (self.epoch != Some(page.epoch) || self.position > page.head) {
-            self.begin_anew(page, act);
-            return true;
+            return Next::Read;
         }
         if self.position < page.floor {
-            act(Step::Gap { epoch: page.epoch, from: self.position.next(), to: page.floor });
+            act(Step::Gap { from: self.position.next(), to: page.floor });
             self.position = page.floor;
         }
         for (index, entry) in page.entries.iter().enumerate() {
@@ -255,9 +241,9 @@ impl Follow {
                 self.position = entry.seq;
                 continue;
             }
-            if *congested || !self.has_room(entry.bytes, window) {
+            if *congested || !self.sent.has_room(entry.bytes, window) {
                 self.phase = Phase::Lagged;
-                return false;
+                return Next::Lagged;
             }
             self.push_sent(*entry);
             *congested = act(Step::Send(index)) == Flow::Full;
@@ -268,27 +254,16 @@ impl Follow {
         self.finish(page, act)
     }
 
-    /// The stream has another life than the session thought: everything of it is new.
-    fn begin_anew(&mut self, page: PageView<'_>, act: &mut impl FnMut(Step) -> Flow) {
-        act(Step::Gap { epoch: page.epoch, from: Seq(1), to: page.floor });
-        *self = Self {
-            epoch: Some(page.epoch),
-            position: page.floor,
-            phase: Phase::Replaying,
-            ..Self::new(self.stream.clone())
-        };
-    }
-
-    /// After a whole page: live if nothing is known to be missing, else the answer is to read again.
-    fn finish(&mut self, page: PageView<'_>, act: &mut impl FnMut(Step) -> Flow) -> bool {
+    /// After a whole page: live if nothing is known to be missing.
+    fn finish(&mut self, page: PageView<'_>, act: &mut impl FnMut(Step) -> Flow) -> Next {
         if page.through < page.head {
-            return true;
+            return Next::Read;
         }
         // The page's snapshot may be older than the offer: one read that begins after it tells. What that does
         // not bring was never committed here.
         if self.is_owed() && self.missed != self.offered {
             self.missed = self.offered;
-            return true;
+            return Next::Read;
         }
         self.missed = None;
         if self.phase != Phase::Gap {
@@ -296,22 +271,27 @@ impl Follow {
         }
         self.phase = Phase::Live;
         self.offered = None;
-        false
+        Next::Wait
     }
 
-    pub(super) fn ack(&mut self, seq: Seq, window: Window) -> Result<Acked, AckError> {
-        if seq > self.position || self.epoch.is_none() {
+    pub(super) fn ack(
+        &mut self,
+        seq: Seq,
+        window: Window,
+        mut crossed: impl FnMut(Epoch, Seq),
+    ) -> Result<Acked, AckError> {
+        let Some(epoch) = self.epoch.filter(|_| seq <= self.position) else {
             return Err(AckError::AboveSent { sent: self.position, got: seq });
-        }
-        while self.sent.front().is_some_and(|sent| sent.seq <= seq) {
-            let sent = self.sent.pop_front().expect("the front was just seen");
-            self.sent_bytes -= sent.bytes as usize;
+        };
+        if self.sent.cross(seq, |seq| crossed(epoch, seq)) {
             self.stuck = Stuck::No;
         }
+        let before = self.acked;
         self.acked = self.acked.max(seq);
         self.acked = self.settled();
-        let read = self.phase != Phase::Live && !self.reading && self.is_half_free(window);
-        Ok(Acked { cursor: self.acked, read })
+        self.moved |= self.acked > before;
+        let read = self.phase != Phase::Live && !self.reading && self.sent.is_half_free(window);
+        Ok(Acked { epoch, cursor: self.acked, read })
     }
 
     /// How far nothing is left to acknowledge: entries that this device was never to get are passed too.
@@ -319,8 +299,8 @@ impl Follow {
         if self.acked < self.resumed {
             return self.acked;
         }
-        match self.sent.front() {
-            Some(unacked) => self.acked.max(Seq(unacked.seq.0 - 1)),
+        match self.sent.first() {
+            Some(unacked) => self.acked.max(Seq(unacked.0 - 1)),
             None => self.position,
         }
     }
@@ -329,38 +309,49 @@ impl Follow {
         self.mark = self.position;
     }
 
-    pub(super) fn ack_mark(&mut self, window: Window) -> Option<Acked> {
-        if self.mark <= self.acked || self.epoch.is_none() {
+    pub(super) fn ack_mark(&mut self, window: Window, crossed: impl FnMut(Epoch, Seq)) -> Option<Acked> {
+        if self.mark <= self.acked {
             return None;
         }
-        // A mark of an earlier life of the stream may be above its position: then nothing is acknowledged.
-        self.ack(self.mark, window).ok()
+        // A mark is never above the position, so only a stream that is not opened yet refuses it.
+        self.ack(self.mark, window, crossed).ok()
     }
 
-    pub(super) fn head(&mut self, epoch: Epoch, head: Seq, before: Seq) -> bool {
-        let same = self.epoch == Some(epoch);
+    pub(super) fn head(&mut self, epoch: Epoch, head: Seq, before: Seq, rules: Rules) -> Next {
+        // Pushed entries may have overtaken the answer; only a head under where the session stood when it was
+        // asked for means that the stream began anew.
+        let anew = self.epoch.is_some_and(|own| own != epoch) || head < before;
+        if rules.compare_epochs && anew {
+            return Next::Reset;
+        }
         if self.phase == Phase::Live {
-            // Pushed entries may have overtaken the answer; only a head under where the session stood
-            // when it was asked for means that the stream began anew.
-            if same && head <= self.position && head >= before {
-                return false;
+            if head <= self.position {
+                return Next::Wait;
             }
             self.phase = Phase::Gap;
         }
-        if same {
-            self.remember(epoch, head, Rules::SOUND);
-        }
-        !self.reading
+        self.remember(epoch, head, Rules::SOUND);
+        if self.reading { Next::Wait } else { Next::Read }
     }
 
     pub(super) fn is_stuck(&mut self, window: Window) -> bool {
-        if self.has_room(0, window) {
+        if self.sent.has_room(0, window) {
             self.stuck = Stuck::No;
             return false;
         }
         let tell = self.stuck == Stuck::Noticed;
         self.stuck = if self.stuck == Stuck::No { Stuck::Noticed } else { Stuck::Told };
         tell
+    }
+
+    /// Whether an ack has moved the cursor since the last [`Self::take_moved`].
+    pub(super) fn has_moved(&self) -> bool {
+        self.moved
+    }
+
+    /// Where the cursor stands, if an ack has moved it since the last call.
+    pub(super) fn take_moved(&mut self) -> Option<(Epoch, Seq)> {
+        if std::mem::take(&mut self.moved) { self.cursor() } else { None }
     }
 
     pub(super) fn cursor(&self) -> Option<(Epoch, Seq)> {

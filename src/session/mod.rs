@@ -11,9 +11,12 @@
 //! - While it is not live it keeps one number, the highest seq offered, and goes live only when
 //!   its position has reached that.
 //! - After a page the position is the page's `through`, whatever seqs were absent.
+//! - It lives in one epoch of each stream. Another one, or a head under its position, ends the connection: where
+//!   a stream begins anew is decided in one place only, where connections begin.
 
 mod follow;
 mod rules;
+mod sent;
 
 pub use follow::{FollowStatus, Phase, Place, ReadFrom};
 pub use rules::Rules;
@@ -50,6 +53,8 @@ pub struct Offered<'a> {
     pub expired: bool,
     /// What it adds to the window.
     pub bytes: usize,
+    /// Whether its acknowledgement is a receipt (that of a cancellation is none).
+    pub receipt: bool,
 }
 
 /// What to do with an offered entry.
@@ -61,20 +66,36 @@ pub enum Verdict {
     Skip,
     /// Nothing: the session is behind and will read it.
     Held,
-    /// Nothing, but the session has fallen behind with this entry: read soon.
+    /// The same, and it fell behind with this entry: its window or its connection is full.
+    Lagged,
+    /// Nothing, but an entry before this one is missing: read soon.
     Read,
+    /// The stream has another life than the session is in: end the connection.
+    Reset,
+}
+
+/// What is to be done next for a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing.
+    Wait,
+    /// Nothing: its window or its connection is full, so it reads on later.
+    Lagged,
+    /// Read.
+    Read,
+    /// The stream has another life than the session is in, or stands below where the session is: a store was
+    /// restored. End the connection; when it comes back it starts where it can.
+    Reset,
 }
 
 /// What a page leads to, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Tell the client that entries `from..=to` are gone; `epoch` is the stream's now.
+    /// Tell the client that entries `from..=to` are gone.
     Gap {
-        /// The stream's epoch.
-        epoch: Epoch,
         /// The first that is gone.
         from: Seq,
-        /// The last that is gone (under `from`: the stream began anew and nothing of it is gone).
+        /// The last that is gone.
         to: Seq,
     },
     /// Send the page's entry with this index.
@@ -103,6 +124,8 @@ pub struct PageView<'a> {
 /// What an ack changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Acked {
+    /// The stream's epoch.
+    pub epoch: Epoch,
     /// Where the device's cursor now is.
     pub cursor: Seq,
     /// Whether the session was held back by its window and has room again: read on.
@@ -189,20 +212,20 @@ impl Session {
     }
 
     /// Takes what was read. Calls `act` for each step, in order; a `Send` answers whether the
-    /// connection takes more. Returns whether to read again at once.
-    pub fn page(&mut self, stream: &Stream, page: PageView<'_>, mut act: impl FnMut(Step) -> Flow) -> bool {
+    /// connection takes more.
+    pub fn page(&mut self, stream: &Stream, page: PageView<'_>, mut act: impl FnMut(Step) -> Flow) -> Next {
         let (window, rules) = (self.window, self.rules);
         let device = self.device.clone();
         let mut congested = self.congested;
-        let again = match self.follows.iter_mut().find(|follow| follow.stream() == stream) {
+        let next = match self.follows.iter_mut().find(|follow| follow.stream() == stream) {
             Some(follow) => {
                 let mine = |entry: &Offered<'_>| is_for(device.as_ref(), entry.device);
                 follow.page(page, mine, window, rules, &mut congested, &mut act)
             }
-            None => false,
+            None => Next::Wait,
         };
         self.congested = congested;
-        again && !congested
+        if next == Next::Read && congested { Next::Lagged } else { next }
     }
 
     /// The read failed: the next head check tries again.
@@ -222,6 +245,11 @@ impl Session {
         self.congested
     }
 
+    /// Whether the client is slower than one of its streams.
+    pub fn is_lagged(&self) -> bool {
+        self.congested || self.follows.iter().any(|follow| follow.status().phase == Phase::Lagged)
+    }
+
     /// How many entries are sent and not acknowledged, over all streams.
     pub fn unacked(&self) -> usize {
         self.follows.iter().map(|follow| follow.status().unacked).sum()
@@ -237,13 +265,19 @@ impl Session {
             .collect()
     }
 
-    /// The client acknowledges everything in `stream` up to `seq`.
+    /// The client acknowledges everything in `stream` up to `seq`. Calls `crossed` for each notification that
+    /// this session sent and that is acknowledged by it, in order.
     ///
     /// # Errors
     /// When the stream is not followed, or `seq` is above what was sent.
-    pub fn ack(&mut self, stream: &Stream, seq: Seq) -> Result<Acked, AckError> {
+    pub fn ack(
+        &mut self,
+        stream: &Stream,
+        seq: Seq,
+        crossed: impl FnMut(Epoch, Seq),
+    ) -> Result<Acked, AckError> {
         let window = self.window;
-        self.follow_of(stream).ok_or(AckError::NotFollowed)?.ack(seq, window)
+        self.follow_of(stream).ok_or(AckError::NotFollowed)?.ack(seq, window, crossed)
     }
 
     /// A ping goes out: what was sent before it is acknowledged by [`Session::pong`].
@@ -251,18 +285,23 @@ impl Session {
         self.follows.iter_mut().for_each(Follow::mark);
     }
 
-    /// The pong of the last ping arrived. Returns each stream whose entries are now acknowledged.
-    pub fn pong(&mut self) -> Vec<(Stream, Acked)> {
+    /// The pong of the last ping arrived. Returns each stream whose entries are now acknowledged; `crossed` is
+    /// called as by [`Session::ack`].
+    pub fn pong(&mut self, mut crossed: impl FnMut(&Stream, Epoch, Seq)) -> Vec<(Stream, Acked)> {
         let window = self.window;
-        let acked =
-            |follow: &mut Follow| follow.ack_mark(window).map(|acked| (follow.stream().clone(), acked));
+        let acked = |follow: &mut Follow| {
+            let stream = follow.stream().clone();
+            let acked = follow.ack_mark(window, |epoch, seq| crossed(&stream, epoch, seq))?;
+            Some((stream, acked))
+        };
         self.follows.iter_mut().filter_map(acked).collect()
     }
 
     /// The inbox says where `stream` stands; `before` is the session's position when it was asked (0 where
-    /// that is unknown). Returns whether to read.
-    pub fn head(&mut self, stream: &Stream, epoch: Epoch, head: Seq, before: Seq) -> bool {
-        self.follow_of(stream).is_some_and(|follow| follow.head(epoch, head, before))
+    /// that is unknown).
+    pub fn head(&mut self, stream: &Stream, epoch: Epoch, head: Seq, before: Seq) -> Next {
+        let rules = self.rules;
+        self.follow_of(stream).map_or(Next::Wait, |follow| follow.head(epoch, head, before, rules))
     }
 
     /// Whether pushed entries of `stream` in its life `epoch` are sent as they come.
@@ -283,11 +322,22 @@ impl Session {
         self.follows.iter_mut().filter_map(stuck).collect()
     }
 
-    /// Every followed stream that has its place, and where its cursor stands.
+    /// Where the cursors stand at the end: that of the user's own stream, and those of shared streams that an
+    /// ack has moved since [`Session::take_moved_shared`].
     pub fn cursors(&self) -> impl Iterator<Item = (&Stream, Epoch, Seq)> {
+        let worth_it = |follow: &&Follow| !follow.stream().is_shared() || follow.has_moved();
         self.follows
             .iter()
+            .filter(worth_it)
             .filter_map(|follow| follow.cursor().map(|(epoch, seq)| (follow.stream(), epoch, seq)))
+    }
+
+    /// The shared streams whose cursors an ack has moved since the last call, and where they stand.
+    pub fn take_moved_shared(&mut self) -> impl Iterator<Item = (&Stream, Epoch, Seq)> {
+        self.follows.iter_mut().filter(|follow| follow.stream().is_shared()).filter_map(|follow| {
+            let (epoch, seq) = follow.take_moved()?;
+            Some((follow.stream(), epoch, seq))
+        })
     }
 
     /// What operators see of it.

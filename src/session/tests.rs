@@ -16,7 +16,7 @@ fn stream() -> Stream {
 }
 
 fn entry(seq: u64) -> Offered<'static> {
-    Offered { seq: Seq(seq), device: None, expired: false, bytes: 10 }
+    Offered { seq: Seq(seq), device: None, expired: false, bytes: 10, receipt: true }
 }
 
 fn view<'a>(after: u64, entries: &'a [Offered<'a>], through: u64, head: u64) -> PageView<'a> {
@@ -36,17 +36,21 @@ fn live_at(position: u64) -> Session {
     session.follow(stream());
     session.open(&stream(), Place { epoch: EPOCH, position: Seq(position), acked: true });
     assert!(session.begin_read(&stream()).is_some());
-    assert!(!session.page(&stream(), view(position, &[], position, position), |_| { Flow::Open }));
+    assert_eq!(session.page(&stream(), view(position, &[], position, position), |_| Flow::Open), Next::Wait);
     session
 }
 
-fn steps(session: &mut Session, page: PageView<'_>) -> (Vec<Step>, bool) {
+fn ack(session: &mut Session, seq: u64) -> Result<Acked, AckError> {
+    session.ack(&stream(), Seq(seq), |_, _| {})
+}
+
+fn steps(session: &mut Session, page: PageView<'_>) -> (Vec<Step>, Next) {
     let mut steps = Vec::new();
-    let again = session.page(&stream(), page, |step| {
+    let next = session.page(&stream(), page, |step| {
         steps.push(step);
         Flow::Open
     });
-    (steps, again)
+    (steps, next)
 }
 
 #[test]
@@ -60,8 +64,8 @@ fn the_next_entry_is_sent_a_lower_one_skipped_and_a_higher_one_read() {
     assert_eq!(read.after, Seq(6));
     assert_eq!(session.begin_read(&stream()), None, "single flight");
     let entries = [entry(7), entry(8)];
-    let (steps, again) = steps(&mut session, view(6, &entries, 8, 8));
-    assert_eq!((steps, again), (vec![Step::Send(0), Step::Send(1)], false));
+    let sent = vec![Step::Send(0), Step::Send(1)];
+    assert_eq!(steps(&mut session, view(6, &entries, 8, 8)), (sent, Next::Wait));
     assert_eq!(session.offer(&stream(), EPOCH, entry(9)), Verdict::Send);
 }
 
@@ -74,11 +78,11 @@ fn an_offer_during_a_read_makes_it_read_again_before_it_is_live() {
     assert!(session.begin_read(&stream()).is_some());
     assert_eq!(session.offer(&stream(), EPOCH, entry(2)), Verdict::Held);
     let first = [entry(1)];
-    assert_eq!(steps(&mut session, view(0, &first, 1, 1)), (vec![Step::Send(0)], true));
+    assert_eq!(steps(&mut session, view(0, &first, 1, 1)), (vec![Step::Send(0)], Next::Read));
     assert_eq!(session.begin_read(&stream()).map(|read| read.after), Some(Seq(1)));
     let second = [entry(2)];
     let caught_up = vec![Step::Send(0), Step::CaughtUp(Seq(2))];
-    assert_eq!(steps(&mut session, view(1, &second, 2, 2)), (caught_up, false));
+    assert_eq!(steps(&mut session, view(1, &second, 2, 2)), (caught_up, Next::Wait));
 }
 
 #[test]
@@ -89,7 +93,7 @@ fn the_position_moves_past_entries_that_are_absent_or_for_another_device() {
     assert_eq!(session.offer(&stream(), EPOCH, other), Verdict::Skip);
     assert_eq!(session.offer(&stream(), EPOCH, Offered { expired: true, ..entry(2) }), Verdict::Skip);
     assert_eq!(session.offer(&stream(), EPOCH, entry(3)), Verdict::Send);
-    assert_eq!(session.ack(&stream(), Seq(3)).map(|acked| acked.cursor), Ok(Seq(3)));
+    assert_eq!(ack(&mut session, 3).map(|acked| acked.cursor), Ok(Seq(3)));
     assert_eq!(session.offer(&stream(), EPOCH, Offered { device: Some(&phone), ..entry(4) }), Verdict::Skip);
     assert_eq!(session.cursors().next().map(|(_, _, seq)| seq), Some(Seq(4)));
 }
@@ -100,11 +104,12 @@ fn a_full_window_holds_back_and_an_ack_reads_on() {
     for seq in 1..=4 {
         assert_eq!(session.offer(&stream(), EPOCH, entry(seq)), Verdict::Send);
     }
-    assert_eq!(session.offer(&stream(), EPOCH, entry(5)), Verdict::Held);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(5)), Verdict::Lagged);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(6)), Verdict::Held);
     assert_eq!(session.begin_read(&stream()), None, "there is no room");
     assert!(session.stuck().is_empty() && session.stuck() == [stream()] && session.stuck().is_empty());
-    assert_eq!(session.ack(&stream(), Seq(1)), Ok(Acked { cursor: Seq(1), read: false }));
-    assert_eq!(session.ack(&stream(), Seq(2)), Ok(Acked { cursor: Seq(2), read: true }));
+    assert_eq!(ack(&mut session, 1), Ok(Acked { epoch: EPOCH, cursor: Seq(1), read: false }));
+    assert_eq!(ack(&mut session, 2), Ok(Acked { epoch: EPOCH, cursor: Seq(2), read: true }));
     let read = session.begin_read(&stream()).expect("there is room");
     assert_eq!((read.after, read.entries), (Seq(4), 2));
 }
@@ -113,45 +118,105 @@ fn a_full_window_holds_back_and_an_ack_reads_on() {
 fn an_ack_above_what_was_sent_is_refused() {
     let mut session = live_at(5);
     let refused = AckError::AboveSent { sent: Seq(5), got: Seq(6) };
-    assert_eq!(session.ack(&stream(), Seq(6)), Err(refused));
-    assert_eq!(session.ack(&Stream::parse("topic:x").expect("valid"), Seq(1)), Err(AckError::NotFollowed));
+    assert_eq!(ack(&mut session, 6), Err(refused));
+    let other = Stream::parse("topic:x").expect("valid");
+    assert_eq!(session.ack(&other, Seq(1), |_, _| {}), Err(AckError::NotFollowed));
 }
 
 #[test]
 fn a_resumed_place_is_not_acknowledged_before_the_client_says_so() {
+    let own = Stream::parse("user:alice").expect("valid");
     let mut session = Session::new(None, window(), Rules::SOUND);
-    session.follow(stream());
-    session.open(&stream(), Place { epoch: EPOCH, position: Seq(9), acked: false });
-    session.begin_read(&stream());
-    steps(&mut session, view(9, &[], 9, 9));
+    session.follow(own.clone());
+    session.open(&own, Place { epoch: EPOCH, position: Seq(9), acked: false });
+    session.begin_read(&own);
+    assert_eq!(session.page(&own, view(9, &[], 9, 9), |_| Flow::Open), Next::Wait);
     assert_eq!(session.cursors().next().map(|(_, _, seq)| seq), Some(Seq(0)));
-    assert_eq!(session.ack(&stream(), Seq(9)).map(|acked| acked.cursor), Ok(Seq(9)));
+    assert_eq!(session.ack(&own, Seq(9), |_, _| {}).map(|acked| acked.cursor), Ok(Seq(9)));
 }
 
 #[test]
-fn another_epoch_or_a_head_under_the_position_starts_again_at_the_floor() {
-    for page in [
-        PageView { epoch: Epoch(4), floor: Seq(2), ..view(5, &[], 3, 3) },
-        PageView { floor: Seq(2), ..view(5, &[], 3, 3) },
-    ] {
+fn another_epoch_or_a_head_under_the_position_ends_the_connection_however_it_is_heard_of() {
+    let reset = |found: Next| assert_eq!(found, Next::Reset);
+    assert_eq!(live_at(5).offer(&stream(), Epoch(4), entry(6)), Verdict::Reset);
+    reset(live_at(5).head(&stream(), Epoch(4), Seq(5), Seq(0)));
+    reset(live_at(5).head(&stream(), EPOCH, Seq(3), Seq(5)));
+    for page in [PageView { epoch: Epoch(4), ..view(5, &[], 9, 9) }, view(5, &[], 3, 3)] {
         let mut session = live_at(5);
-        assert!(session.head(&stream(), page.epoch, page.head, Seq(5)));
-        session.begin_read(&stream());
-        let gap = Step::Gap { epoch: page.epoch, from: Seq(1), to: Seq(2) };
-        assert_eq!(steps(&mut session, page), (vec![gap], true));
-        assert_eq!(session.begin_read(&stream()).map(|read| read.after), Some(Seq(2)));
+        assert_eq!(session.offer(&stream(), EPOCH, entry(9)), Verdict::Read);
+        assert_eq!(session.offer(&stream(), Epoch(4), entry(9)), Verdict::Reset, "also while it is behind");
+        session.begin_read(&stream()).expect("a gap is read");
+        assert_eq!(steps(&mut session, page), (vec![], Next::Reset));
     }
+    // Pushes overtake the answers of head checks.
+    let mut session = live_at(5);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(6)), Verdict::Send);
+    assert_eq!(session.head(&stream(), EPOCH, Seq(5), Seq(5)), Next::Wait);
+}
+
+#[test]
+fn an_offer_of_another_epoch_before_the_stream_is_opened_makes_it_read_before_it_is_live() {
+    let mut session = Session::new(None, window(), Rules::SOUND);
+    session.follow(stream());
+    assert_eq!(session.offer(&stream(), Epoch(4), entry(1)), Verdict::Held);
+    session.open(&stream(), Place { epoch: EPOCH, position: Seq(7), acked: true });
+    session.begin_read(&stream()).expect("it is not live yet");
+    assert_eq!(steps(&mut session, view(7, &[], 7, 7)), (vec![], Next::Read), "what `open` said is older");
+    session.begin_read(&stream()).expect("once more");
+    assert_eq!(steps(&mut session, PageView { epoch: Epoch(4), ..view(7, &[], 9, 9) }).1, Next::Reset);
+}
+
+#[test]
+fn a_page_that_an_earlier_follower_asked_for_ends_nothing() {
+    let mut session = live_at(5);
+    session.head(&stream(), EPOCH, Seq(9), Seq(5));
+    session.begin_read(&stream()).expect("it is behind");
+    session.unfollow(&stream());
+    session.follow(stream());
+    assert_eq!(steps(&mut session, view(5, &[], 9, 9)), (vec![], Next::Wait));
+    session.open(&stream(), Place { epoch: EPOCH, position: Seq(2), acked: true });
+    assert_eq!(steps(&mut session, view(5, &[], 9, 9)), (vec![], Next::Read));
+    assert_eq!(session.begin_read(&stream()).map(|read| read.after), Some(Seq(2)));
+}
+
+#[test]
+fn an_ack_tells_which_notifications_of_this_session_it_crosses() {
+    let mut session = live_at(0);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(1)), Verdict::Send);
+    assert_eq!(session.offer(&stream(), EPOCH, Offered { expired: true, ..entry(2) }), Verdict::Skip);
+    assert_eq!(session.offer(&stream(), EPOCH, Offered { receipt: false, ..entry(3) }), Verdict::Send);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(4)), Verdict::Send);
+    let mut crossed = Vec::new();
+    session.ack(&stream(), Seq(3), |epoch, seq| crossed.push((epoch, seq))).expect("it was sent");
+    assert_eq!(crossed, [(EPOCH, Seq(1))], "neither what expired nor the cancellation");
+    session.ping();
+    let acked = session.pong(|_, epoch, seq| crossed.push((epoch, seq)));
+    assert_eq!((acked.len(), &crossed[1..]), (1, &[(EPOCH, Seq(4))][..]));
+    session.ack(&stream(), Seq(4), |_, _| panic!("twice")).expect("it was sent");
+}
+
+#[test]
+fn the_cursor_of_a_shared_stream_is_told_once_for_each_time_that_acks_moved_it() {
+    let mut session = live_at(0);
+    assert_eq!(session.take_moved_shared().count(), 0);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(1)), Verdict::Send);
+    ack(&mut session, 1).expect("it was sent");
+    assert_eq!(session.cursors().count(), 1);
+    assert_eq!(session.take_moved_shared().map(|(_, _, seq)| seq).collect::<Vec<_>>(), [Seq(1)]);
+    assert_eq!((session.take_moved_shared().count(), session.cursors().count()), (0, 0));
+    ack(&mut session, 1).expect("it was sent");
+    assert_eq!(session.cursors().count(), 0, "it did not move");
 }
 
 #[test]
 fn a_position_that_retention_has_passed_is_told_as_a_gap() {
     let mut session = live_at(5);
-    assert!(session.head(&stream(), EPOCH, Seq(20), Seq(5)));
+    assert_eq!(session.head(&stream(), EPOCH, Seq(20), Seq(5)), Next::Read);
     session.begin_read(&stream());
     let entries = [entry(11)];
     let page = PageView { floor: Seq(10), ..view(5, &entries, 20, 20) };
-    let gap = Step::Gap { epoch: EPOCH, from: Seq(6), to: Seq(10) };
-    assert_eq!(steps(&mut session, page), (vec![gap, Step::Send(0)], false));
+    let gap = Step::Gap { from: Seq(6), to: Seq(10) };
+    assert_eq!(steps(&mut session, page), (vec![gap, Step::Send(0)], Next::Wait));
 }
 
 #[test]
@@ -160,17 +225,18 @@ fn an_auto_ack_takes_what_was_sent_before_the_ping() {
     session.offer(&stream(), EPOCH, entry(1));
     session.ping();
     session.offer(&stream(), EPOCH, entry(2));
-    assert_eq!(session.pong(), vec![(stream(), Acked { cursor: Seq(1), read: false })]);
-    assert!(session.pong().is_empty());
+    let acked = Acked { epoch: EPOCH, cursor: Seq(1), read: false };
+    assert_eq!(session.pong(|_, _, _| {}), vec![(stream(), acked)]);
+    assert!(session.pong(|_, _, _| {}).is_empty());
 }
 
 #[test]
 fn a_full_connection_stops_the_page_and_drained_says_what_to_read() {
     let mut session = live_at(0);
-    assert!(session.head(&stream(), EPOCH, Seq(3), Seq(0)));
+    assert_eq!(session.head(&stream(), EPOCH, Seq(3), Seq(0)), Next::Read);
     session.begin_read(&stream());
     let entries = [entry(1), entry(2), entry(3)];
-    assert!(!session.page(&stream(), view(0, &entries, 3, 3), |_| Flow::Full));
+    assert_eq!(session.page(&stream(), view(0, &entries, 3, 3), |_| Flow::Full), Next::Lagged);
     assert_eq!(session.begin_read(&stream()), None);
     assert_eq!(session.drained(), [stream()]);
     assert_eq!(session.begin_read(&stream()).map(|read| read.after), Some(Seq(1)));
@@ -220,7 +286,7 @@ fn run(seed: u64) {
             },
             4 => {
                 acked = sent.last().copied().unwrap_or(0).max(acked);
-                session.ack(&stream(), Seq(acked)).expect("it was sent");
+                ack(&mut session, acked).expect("it was sent");
             }
             5 if !calm && random.random_bool(0.2) => session.congested(),
             _ => {
@@ -261,9 +327,10 @@ fn an_offer_that_no_read_can_find_is_not_read_for_ever() {
     let mut session = live_at(5);
     assert_eq!(session.offer(&stream(), EPOCH, entry(9)), Verdict::Read);
     session.begin_read(&stream()).expect("a gap is read");
-    assert!(steps(&mut session, view(5, &[], 5, 5)).1, "the snapshot may be older than the offer");
+    let again = steps(&mut session, view(5, &[], 5, 5)).1;
+    assert_eq!(again, Next::Read, "the snapshot may be older than the offer");
     session.begin_read(&stream()).expect("once more");
-    assert!(!steps(&mut session, view(5, &[], 5, 5)).1, "this one is not");
+    assert_eq!(steps(&mut session, view(5, &[], 5, 5)).1, Next::Wait, "this one is not");
     assert_eq!(session.offer(&stream(), EPOCH, entry(6)), Verdict::Send);
 }
 

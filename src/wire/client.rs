@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::marked::Marked;
 use super::server::ErrorCode;
-use crate::domain::{DeviceId, Epoch, Seq, Stream, TopicName, UserId};
+use crate::domain::{DeviceId, Epoch, NotificationId, Seq, Stream, TopicName, UserId};
 
 /// The `type` that has been read already.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,6 +96,15 @@ pub enum ClientFrame {
         /// Up to where.
         seq: Seq,
     },
+    /// The person has read these.
+    Read {
+        /// Echoed by the answer.
+        id: Option<u64>,
+        /// In which stream.
+        stream: Stream,
+        /// Which: some by id, or all up to a seq.
+        marked: Marked,
+    },
     /// The answer to a `ping` frame.
     Pong,
     /// A ping of the client's own; answered with `pong`.
@@ -160,6 +170,33 @@ struct AckShape {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ReadShape {
+    #[serde(rename = "type", default)]
+    _type: Ignored,
+    #[serde(default)]
+    id: Option<u64>,
+    #[serde(default)]
+    stream: Option<String>,
+    #[serde(default)]
+    ids: Vec<String>,
+    #[serde(default, deserialize_with = "some_seq")]
+    up_to: Option<Seq>,
+}
+
+impl ReadShape {
+    fn marked(&self) -> Result<Marked, String> {
+        let ids = self.ids.iter().map(|id| id.parse::<NotificationId>());
+        let ids = ids.collect::<Result<Vec<_>, _>>().map_err(|error| format!("ids: {error}"))?;
+        match (ids.is_empty(), self.up_to) {
+            (false, None) => Ok(Marked::Ids(ids)),
+            (true, Some(seq)) => Ok(Marked::UpTo(seq)),
+            _ => Err("a read frame has either ids (at least one) or up_to".to_owned()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct BareShape {
     #[serde(rename = "type", default)]
     _type: Ignored,
@@ -208,6 +245,13 @@ impl ClientFrame {
                 let stream = client_stream(&ack.stream, user).map_err(|message| invalid(id, message))?;
                 Ok(Self::Ack { id: ack.id, stream, seq: ack.seq })
             }
+            "read" => {
+                let read: ReadShape = shape(text, id)?;
+                let stream = client_stream(read.stream.as_deref().unwrap_or("user"), user)
+                    .map_err(|message| invalid(id, message))?;
+                let marked = read.marked().map_err(|message| invalid(id, message))?;
+                Ok(Self::Read { id: read.id, stream, marked })
+            }
             "pong" => shape::<BareShape>(text, id).map(|_| Self::Pong),
             "ping" => shape::<BareShape>(text, id).map(|bare| Self::Ping { id: bare.id }),
             "subscribe" => shape::<TopicShape>(text, id).map(|frame| Self::Subscribe {
@@ -223,7 +267,7 @@ impl ClientFrame {
                 id,
                 code: ErrorCode::UnknownFrameType,
                 message: format!(
-                    "type must be hello, ack, ping, pong, subscribe, unsubscribe or refresh; got {:?}",
+                    "type must be hello, ack, read, ping, pong, subscribe, unsubscribe or refresh; got {:?}",
                     other.chars().take(64).collect::<String>()
                 ),
             }),
@@ -280,6 +324,25 @@ mod tests {
         let frame = ClientFrame::parse(r#"{"type":"ack","stream":"user","seq":119}"#, Some(&alice()));
         assert_eq!(frame, Ok(ClientFrame::Ack { id: None, stream: Stream::User(alice()), seq: Seq(119) }));
         assert!(ClientFrame::parse(r#"{"type":"ack","stream":"user:bob","seq":1}"#, Some(&alice())).is_err());
+    }
+
+    #[test]
+    fn a_read_names_notifications_or_a_seq_and_the_users_own_stream_unless_it_says_another() {
+        let id = "019ab3f0-c7d2-7f04-a1b2-0123456789ab";
+        let parse = |text: &str| ClientFrame::parse(text, Some(&alice()));
+        let marked = Marked::Ids(vec![id.parse().expect("an id")]);
+        assert_eq!(
+            parse(&format!(r#"{{"type":"read","id":4,"ids":["{id}"]}}"#)),
+            Ok(ClientFrame::Read { id: Some(4), stream: Stream::User(alice()), marked })
+        );
+        assert_eq!(
+            parse(r#"{"type":"read","stream":"everyone","up_to":119}"#),
+            Ok(ClientFrame::Read { id: None, stream: Stream::Everyone, marked: Marked::UpTo(Seq(119)) })
+        );
+        let both = format!(r#"{{"type":"read","ids":["{id}"],"up_to":1}}"#);
+        for wrong in [&both, r#"{"type":"read"}"#, r#"{"type":"read","ids":["x"]}"#] {
+            assert_eq!(parse(wrong).map_err(|error| error.code), Err(ErrorCode::InvalidFrame), "{wrong}");
+        }
     }
 
     #[test]

@@ -46,11 +46,13 @@ close_codes! {
     SlowConsumer = 4003, "slow_consumer", "The client read nothing until the write deadline.";
     ClosedByOperator = 4004, "closed_by_operator", "An operator closed this connection.";
     Unavailable = 4005, "unavailable", "The node cannot serve this connection now (the inbox is away).";
+    StreamReset = 4006, "stream_reset", "The store was restored; come back and resume.";
     Displaced = 4500, "displaced", "A newer connection of the same device took over.";
     InvalidToken = 4501, "invalid_token", "The token was refused.";
     InvalidFrame = 4502, "invalid_frame", "A frame was not what the protocol allows at that point.";
     HelloExpected = 4503, "hello_expected", "No hello arrived within 8 seconds.";
     TooManyDevices = 4504, "too_many_devices", "The user has as many devices as allowed.";
+    Removed = 4505, "removed", "This device was removed, or its user was erased.";
 }
 
 impl CloseCode {

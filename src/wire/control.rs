@@ -25,6 +25,14 @@ pub enum Ask {
         /// At most so many.
         limit: u32,
     },
+    /// Close the connections of a user, or of one device of a user, for good: what was stored of them is
+    /// removed, and nothing is to be stored of their end.
+    Remove {
+        /// Whose.
+        user: UserId,
+        /// Of which device; `None`: all.
+        device: Option<DeviceId>,
+    },
 }
 
 /// What is answered.
@@ -40,6 +48,11 @@ pub enum Answer {
     Connections {
         /// In order of id.
         connections: Vec<ConnectionState>,
+    },
+    /// The connections that were to be removed are being closed.
+    Removed {
+        /// How many.
+        connections: u64,
     },
 }
 

@@ -2,15 +2,18 @@
 //!
 //! An envelope is a run of items, each a version byte and a postcard encoding, so envelopes
 //! for one node may simply be put one after the other. Bodies travel once and are handed on
-//! without being copied.
+//! without being copied, unless other items came in the same message: whoever keeps a body for long (a slow
+//! client's queue, a tail) would keep those, too.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::marked::Marked;
 use super::server::Tail;
-use crate::domain::{DeviceId, Epoch, NodeId, Seq, Stream, UnixMillis};
+use crate::domain::{DeviceId, Epoch, NodeId, NotificationId, Seq, Stream, UnixMillis, UserId};
 
-/// The encoding's version; a node that does not know it drops the rest (head checks heal).
+/// The encoding's version; a node that does not know it drops the rest (head checks heal). Kinds of items
+/// are only ever added at the end: an older node drops those as damaged, with the same cure.
 const VERSION: u8 = 1;
 
 /// One thing to tell a node.
@@ -42,6 +45,30 @@ pub enum Item {
         node: NodeId,
         /// From when this arrives, in milliseconds; 0 ends it.
         for_ms: u32,
+    },
+    /// A notification was taken back: each entry says so in a stream that has it.
+    Cancelled {
+        /// The notification.
+        id: NotificationId,
+        /// When nobody needs to hear of it any more: the notification expires.
+        expires_at: Option<UnixMillis>,
+        /// The cancellation's own entries that concern the node.
+        entries: Vec<EntryRef>,
+    },
+    /// A user has read something on some device.
+    Read {
+        /// Who.
+        user: UserId,
+        /// In which stream.
+        stream: Stream,
+        /// What.
+        marked: Marked,
+        /// How much is unread in the user's own stream now.
+        unread: u64,
+        /// Of `unread`; never goes back.
+        version: u64,
+        /// The user's counter of read marks, after this one.
+        reads: u64,
     },
 }
 
@@ -75,6 +102,20 @@ enum Shape<'a> {
     Unstored(#[serde(borrow)] Blob<'a>, &'a str, #[serde(borrow)] Vec<(StreamShape<'a>, Option<&'a str>)>),
     Heads(#[serde(borrow)] Vec<(StreamShape<'a>, u32, u64)>),
     Blind(&'a str, u32),
+    Cancelled(u128, Option<u64>, #[serde(borrow)] Vec<EntryShape<'a>>),
+    Read(#[serde(borrow)] ReadShape<'a>),
+}
+
+#[derive(Serialize, Deserialize)]
+struct ReadShape<'a> {
+    user: &'a str,
+    #[serde(borrow)]
+    stream: StreamShape<'a>,
+    ids: Vec<u128>,
+    up_to: Option<u64>,
+    unread: u64,
+    version: u64,
+    reads: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -158,6 +199,20 @@ impl Item {
                     .collect(),
             ),
             Self::Blind { node, for_ms } => Shape::Blind(node.as_str(), *for_ms),
+            Self::Cancelled { id, expires_at, entries } => Shape::Cancelled(
+                id.0.as_u128(),
+                expires_at.map(|at| at.0),
+                entries.iter().map(EntryRef::shape).collect(),
+            ),
+            Self::Read { user, stream, marked, unread, version, reads } => Shape::Read(ReadShape {
+                user: user.as_str(),
+                stream: StreamShape::of(stream),
+                ids: marked.ids().iter().map(|id| id.0.as_u128()).collect(),
+                up_to: marked.up_to().map(|seq| seq.0),
+                unread: *unread,
+                version: *version,
+                reads: *reads,
+            }),
         };
         let bytes = postcard::to_extend(&shape, vec![VERSION]).expect("writing to a vector does not fail");
         bytes.into()
@@ -184,12 +239,12 @@ impl Item {
     fn of_shape(shape: Shape<'_>, envelope: &Bytes) -> Result<Self, EnvelopeError> {
         Ok(match shape {
             Shape::Stored(tail, expires_at, entries) => Self::Stored {
-                tail: Tail(envelope.slice_ref(tail.0)),
+                tail: body(&tail, envelope),
                 expires_at: expires_at.map(UnixMillis),
-                entries: entries.into_iter().map(EntryRef::of_shape).collect::<Result<_, _>>()?,
+                entries: EntryRef::all(entries)?,
             },
             Shape::Unstored(tail, origin, recipients) => Self::Unstored {
-                tail: Tail(envelope.slice_ref(tail.0)),
+                tail: body(&tail, envelope),
                 origin: NodeId::new(origin).map_err(damaged)?,
                 recipients: recipients
                     .into_iter()
@@ -203,8 +258,33 @@ impl Item {
                     .collect::<Result<_, EnvelopeError>>()?,
             ),
             Shape::Blind(node, for_ms) => Self::Blind { node: NodeId::new(node).map_err(damaged)?, for_ms },
+            Shape::Cancelled(id, expires_at, entries) => Self::Cancelled {
+                id: notification(id),
+                expires_at: expires_at.map(UnixMillis),
+                entries: EntryRef::all(entries)?,
+            },
+            Shape::Read(read) => Self::Read {
+                user: UserId::new(read.user).map_err(damaged)?,
+                stream: read.stream.into_stream()?,
+                marked: match read.up_to {
+                    Some(seq) => Marked::UpTo(Seq(seq)),
+                    None => Marked::Ids(read.ids.into_iter().map(notification).collect()),
+                },
+                unread: read.unread,
+                version: read.version,
+                reads: read.reads,
+            },
         })
     }
+}
+
+fn body(tail: &Blob<'_>, envelope: &Bytes) -> Tail {
+    let is_most_of_it = tail.0.len() * 2 >= envelope.len();
+    Tail(if is_most_of_it { envelope.slice_ref(tail.0) } else { Bytes::copy_from_slice(tail.0) })
+}
+
+fn notification(id: u128) -> NotificationId {
+    NotificationId(uuid::Uuid::from_u128(id))
 }
 
 impl EntryRef {
@@ -215,6 +295,10 @@ impl EntryRef {
             seq: self.seq.0,
             device: self.device.as_ref().map(DeviceId::as_str),
         }
+    }
+
+    fn all(shapes: Vec<EntryShape<'_>>) -> Result<Vec<Self>, EnvelopeError> {
+        shapes.into_iter().map(Self::of_shape).collect()
     }
 
     fn of_shape(shape: EntryShape<'_>) -> Result<Self, EnvelopeError> {
@@ -230,7 +314,7 @@ impl EntryRef {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{TopicName, UserId};
+    use crate::domain::TopicName;
 
     fn items() -> Vec<Item> {
         let user = Stream::User(UserId::new("alice").expect("valid"));
@@ -253,6 +337,27 @@ mod tests {
             },
             Item::Heads(vec![(Stream::Topic(TopicName::new("news").expect("valid")), Epoch(1), Seq(70_000))]),
             Item::Blind { node: NodeId::new("n1").expect("valid"), for_ms: 3_000 },
+            Item::Cancelled {
+                id: notification(7),
+                expires_at: None,
+                entries: vec![EntryRef { stream: user.clone(), epoch: Epoch(3), seq: Seq(2), device: None }],
+            },
+            Item::Read {
+                user: UserId::new("alice").expect("valid"),
+                stream: user.clone(),
+                marked: Marked::Ids(vec![notification(7), notification(8)]),
+                unread: 3,
+                version: 45,
+                reads: 5,
+            },
+            Item::Read {
+                user: UserId::new("alice").expect("valid"),
+                stream: user,
+                marked: Marked::UpTo(Seq(119)),
+                unread: 0,
+                version: 46,
+                reads: 6,
+            },
         ]
     }
 

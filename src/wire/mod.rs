@@ -8,10 +8,12 @@ pub mod close;
 pub mod control;
 pub mod envelope;
 pub mod frame;
+pub mod marked;
 pub mod publish;
 pub mod server;
 
 pub use client::{AckMode, ClientFrame, Hello};
 pub use close::CloseCode;
 pub use frame::Frame;
+pub use marked::Marked;
 pub use server::{ErrorCode, Tail};

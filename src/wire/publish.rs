@@ -3,12 +3,15 @@
 //! Owns its shape, its bounds and the errors that name the field, the value and the limit;
 //! and the encoding of an accepted notification as clients get it.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::domain::{
     DeviceId, Notification, NotificationId, Priority, Publication, Target, TopicName, Ttl, UnixMillis, UserId,
@@ -26,6 +29,8 @@ pub struct Limits {
     pub max_notification_bytes: usize,
     /// The longest `ttl`.
     pub max_ttl: Duration,
+    /// How far ahead `deliver_at` may be.
+    pub max_schedule: Duration,
 }
 
 /// Why a request is refused. The code is stable; the detail names the value and the limit.
@@ -60,6 +65,8 @@ struct Request<'a> {
     ttl: Option<i64>,
     #[serde(default)]
     collapse_key: Option<String>,
+    #[serde(default)]
+    deliver_at: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -86,7 +93,8 @@ struct DeviceAddress {
 ///
 /// # Errors
 /// [`Refused`] with code `invalid_json`, `invalid_request` (a field is unknown, missing or of the
-/// wrong type), `invalid_target`, `too_many_recipients`, `invalid_ttl` or `invalid_text`.
+/// wrong type), `invalid_target`, `too_many_recipients`, `invalid_ttl`, `invalid_text` or `invalid_deliver_at`
+/// (no time, or for what is not stored; [`check_schedule`] compares it with the clock).
 pub fn parse(json: &[u8], limits: &Limits) -> Result<Publication, Refused> {
     let text = std::str::from_utf8(json).or_else(|error| {
         refused("invalid_json", format!("the request is not UTF-8 from byte {}", error.valid_up_to()))
@@ -103,6 +111,7 @@ pub fn parse(json: &[u8], limits: &Limits) -> Result<Publication, Refused> {
         return refused("invalid_json", error.to_string());
     }
     check_texts(&request)?;
+    let ttl = ttl(request.ttl, limits)?;
     Ok(Publication {
         target: target(request.to, limits)?,
         kind: request.kind,
@@ -110,9 +119,53 @@ pub fn parse(json: &[u8], limits: &Limits) -> Result<Publication, Refused> {
         body: request.body,
         data: request.data.map(ToOwned::to_owned),
         priority: request.priority.unwrap_or_default(),
-        ttl: ttl(request.ttl, limits)?,
+        ttl,
         collapse_key: request.collapse_key,
+        deliver_at: request.deliver_at.map(|text| deliver_at(&text, ttl)).transpose()?,
     })
+}
+
+/// A time as RFC 3339 has it; what is beyond milliseconds is cut off.
+fn deliver_at(text: &str, ttl: Ttl) -> Result<UnixMillis, Refused> {
+    let Ok(at) = OffsetDateTime::parse(text, &Rfc3339) else {
+        let detail =
+            format!("deliver_at must be a time such as 2026-12-01T09:00:00Z (RFC 3339); got {text:?}");
+        return refused("invalid_deliver_at", detail);
+    };
+    if ttl == Ttl::NowOrNever {
+        let detail = format!("deliver_at cannot be together with a ttl of 0: now or never; got {text:?}");
+        return refused("invalid_deliver_at", detail);
+    }
+    // A time before 1970 is as past as any.
+    Ok(UnixMillis(u64::try_from(at.unix_timestamp_nanos() / 1_000_000).unwrap_or(0)))
+}
+
+/// Whether `deliver_at` is a time that may be scheduled at `now`.
+///
+/// # Errors
+/// [`Refused`] with code `invalid_deliver_at`: it is past, or too far ahead.
+pub fn check_schedule(deliver_at: UnixMillis, now: UnixMillis, limits: &Limits) -> Result<(), Refused> {
+    let last = now.after(limits.max_schedule);
+    if now < deliver_at && deliver_at <= last {
+        return Ok(());
+    }
+    let days = limits.max_schedule.as_secs() / 86_400;
+    let detail =
+        format!("deliver_at must be after {now} (now) and within {days} days ({last}); got {deliver_at}");
+    refused("invalid_deliver_at", detail)
+}
+
+/// The same request with this `ttl`, in whole seconds (a part counts as one), byte for byte otherwise.
+///
+/// # Errors
+/// [`Refused`] with code `invalid_json` if it is no JSON object.
+pub fn with_ttl(json: &[u8], ttl: Duration) -> Result<Bytes, Refused> {
+    let invalid = |error: serde_json::Error| Refused { code: "invalid_json", detail: error.to_string() };
+    let mut members: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(json).map_err(invalid)?;
+    let seconds = ttl.as_millis().div_ceil(1_000).to_string();
+    let seconds = RawValue::from_string(seconds).map_err(invalid)?;
+    members.insert(Cow::Borrowed("ttl"), &seconds);
+    serde_json::to_vec(&members).map(Bytes::from).map_err(invalid)
 }
 
 fn target(to: To, limits: &Limits) -> Result<Target, Refused> {

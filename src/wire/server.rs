@@ -8,7 +8,10 @@ use serde::Serialize;
 
 use super::close::CloseCode;
 use super::frame::Frame;
-use crate::domain::{ConnectionId, DeviceId, Epoch, NodeId, Seq, Stream, TopicName, UnixMillis, UserId};
+use super::marked::Marked;
+use crate::domain::{
+    ConnectionId, DeviceId, Epoch, NodeId, NotificationId, Seq, Stream, TopicName, UnixMillis, UserId,
+};
 
 /// Codes of `error` frames; `docs/protocol.md` lists them, held to this list by a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,6 +97,12 @@ impl Tail {
         self.0.len()
     }
 
+    /// The notification's id, which is what its JSON begins with.
+    pub fn id(&self) -> Option<NotificationId> {
+        let id = self.0.strip_prefix(br#"{"id":""#)?.get(..36)?;
+        std::str::from_utf8(id).ok()?.parse().ok()
+    }
+
     /// Whether it is empty (it never is).
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -102,14 +111,52 @@ impl Tail {
 
 /// A `notification` frame; `seq` is `None` for `ttl: 0`.
 pub fn notification(stream: &Stream, seq: Option<Seq>, tail: &Tail) -> Frame {
+    tailed(stream, seq, false, tail)
+}
+
+/// The same of a notification that the user has read elsewhere.
+pub fn notification_read(stream: &Stream, seq: Seq, tail: &Tail) -> Frame {
+    tailed(stream, Some(seq), true, tail)
+}
+
+fn tailed(stream: &Stream, seq: Option<Seq>, read: bool, tail: &Tail) -> Frame {
     let mut head = String::with_capacity(96);
     // Writing to a string does not fail; ids need no escaping in JSON.
     let _ = write!(head, r#"{{"type":"notification","stream":"{}","#, stream.client_name());
     if let Some(seq) = seq {
         let _ = write!(head, r#""seq":{seq},"#);
     }
+    if read {
+        head.push_str(r#""read":true,"#);
+    }
     head.push_str(r#""notification":"#);
     Frame::text(head.as_bytes(), tail.0.clone())
+}
+
+/// A `cancelled` frame: the entry `seq` takes the notification `id` back.
+pub fn cancelled(stream: &Stream, seq: Seq, id: NotificationId) -> Frame {
+    let mut text = String::with_capacity(128);
+    // Writing to a string does not fail.
+    let _ =
+        write!(text, r#"{{"type":"cancelled","stream":"{}","seq":{seq},"id":"{id}"}}"#, stream.client_name());
+    Frame::text(text.as_bytes(), Bytes::new())
+}
+
+/// A `read` frame: what the user has read on some device, and how much of their own stream is unread now.
+/// `id` is that of the frame that asked for it, on the connection that did.
+pub fn read(id: Option<u64>, stream: &Stream, marked: &Marked, unread: u64, version: u64) -> Frame {
+    #[derive(Serialize)]
+    struct Read<'a> {
+        stream: String,
+        ids: &'a [NotificationId],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        up_to: Option<u64>,
+        unread: u64,
+        version: u64,
+    }
+    let stream = stream.client_name().to_string();
+    let up_to = marked.up_to().map(|seq| seq.0);
+    frame("read", id, &Read { stream, ids: marked.ids(), up_to, unread, version })
 }
 
 /// One stream in `welcome`, or the answer to `subscribe`.
@@ -125,17 +172,21 @@ pub struct StreamState {
     pub from: u64,
     /// Whether entries before `from` that the client did not have are gone.
     pub gap: bool,
+    /// How many entries are unread, at most 1000; of shared streams only (`welcome` has that of the user's own).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unread: Option<u64>,
 }
 
 impl StreamState {
-    /// Of a stream that stands at `head` and is read from `from`.
-    pub fn new(stream: &Stream, epoch: Epoch, head: Seq, from: Seq, gap: bool) -> Self {
+    /// Of a stream that stands at `head` and is read from `from`; `unread` counts for shared streams only.
+    pub fn new(stream: &Stream, epoch: Epoch, head: Seq, from: Seq, gap: bool, unread: u64) -> Self {
         Self {
             stream: stream.client_name().to_string(),
             epoch: epoch.to_string(),
             head: head.0,
             from: from.0,
             gap,
+            unread: stream.is_shared().then_some(unread),
         }
     }
 }
@@ -279,6 +330,28 @@ mod tests {
         assert_eq!(
             text(&unstored),
             r#"{"type":"notification","stream":"everyone","notification":{"id":"x"}}"#
+        );
+    }
+
+    #[test]
+    fn what_was_read_elsewhere_or_taken_back_is_said_in_a_few_words() {
+        let tail = Tail::of(br#"{"id":"x"}"#);
+        assert_eq!(
+            text(&notification_read(&Stream::Everyone, Seq(7), &tail)),
+            r#"{"type":"notification","stream":"everyone","seq":7,"read":true,"notification":{"id":"x"}}"#
+        );
+        let id: NotificationId = "019ab3f0-c7d2-7f04-a1b2-0123456789ab".parse().expect("an id");
+        assert_eq!(
+            text(&cancelled(&Stream::Everyone, Seq(8), id)),
+            r#"{"type":"cancelled","stream":"everyone","seq":8,"id":"019ab3f0-c7d2-7f04-a1b2-0123456789ab"}"#
+        );
+        assert_eq!(
+            text(&read(Some(4), &Stream::Everyone, &Marked::Ids(vec![id]), 3, 45)),
+            r#"{"type":"read","id":4,"stream":"everyone","ids":["019ab3f0-c7d2-7f04-a1b2-0123456789ab"],"unread":3,"version":45}"#
+        );
+        assert_eq!(
+            text(&read(None, &Stream::Everyone, &Marked::UpTo(Seq(119)), 0, 46)),
+            r#"{"type":"read","stream":"everyone","ids":[],"up_to":119,"unread":0,"version":46}"#
         );
     }
 

@@ -1,5 +1,6 @@
 //! The program as people run it: against small servers that play the node.
 
+mod dead_letters;
 mod listen;
 mod publish;
 
@@ -95,6 +96,11 @@ fn every_command_has_help_with_examples() {
         vec!["token", "admin"],
         vec!["publish"],
         vec!["listen"],
+        vec!["dead-letters"],
+        vec!["dead-letters", "list"],
+        vec!["dead-letters", "show"],
+        vec!["dead-letters", "requeue"],
+        vec!["dead-letters", "delete"],
     ] {
         let ran = run(folder.path(), &[command.clone(), vec!["--help"]].concat());
         assert_eq!(ran.code, Some(0), "{command:?}: {}", ran.err);
@@ -208,4 +214,24 @@ fn new_keys_are_printed_with_the_hash_for_the_configuration() {
         let checked = run(folder.path(), &["check", "--config", "f.toml"]);
         assert_eq!(checked.code, Some(0), "{}", checked.err);
     }
+}
+
+#[test]
+fn a_restored_inbox_gets_a_new_epoch_and_one_that_is_not_there_says_what_to_do() {
+    let folder = folder();
+    let refused = run(folder.path(), &["inbox", "new-epoch"]);
+    assert_eq!(refused.code, Some(1), "{}", refused.out);
+    assert_eq!(refused.err.lines().count(), 1, "{}", refused.err);
+    assert!(refused.err.contains("inbox.url"), "{}", refused.err);
+
+    assert_eq!(run(folder.path(), &["migrate"]).code, Some(0));
+    let done = run(folder.path(), &["inbox", "new-epoch", "--json"]);
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    let first: Value = serde_json::from_str(&done.out).expect("JSON");
+    let first = first["epoch"].as_str().expect("an epoch").to_owned();
+    let done = run(folder.path(), &["inbox", "new-epoch"]);
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    assert!(done.out.contains("the new epoch") && done.out.contains("stream_reset"), "{}", done.out);
+    assert!(!done.out.contains(&first), "another one each time: {}", done.out);
+    assert_eq!(run(folder.path(), &["inbox", "renew"]).code, Some(2));
 }

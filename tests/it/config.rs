@@ -267,6 +267,57 @@ fn what_is_wrong_in_lists_is_named_with_its_place() {
     assert_eq!(keys, expected, "{listed:#?}");
 }
 
+#[test]
+fn events_need_rabbitmq_and_each_is_a_switch_of_its_own() {
+    let all = "[events]\nreceipts = true\npresence = true\nundelivered_after_s = 60";
+    let needs = "needs RabbitMQ to tell it by: set broker.urls, or leave it off";
+    let expected =
+        ["receipts", "presence", "undelivered_after_s"].map(|key| format!("events.{key}: {needs}"));
+    assert_eq!(problems(all, &[]), expected);
+
+    let rabbit = [("FANFARE__BROKER__URLS", "amqp://localhost"), ("FANFARE__AUTH__USERS__SECRET", SECRET)];
+    let config = load_with(all, &rabbit).expect("valid");
+    assert!(config.events.receipts && config.events.presence && config.events.any());
+    assert_eq!(config.events.undelivered_after, Some(Duration::from_secs(60)));
+    let config = load_with("[events]\nundelivered_after_s = 5", &rabbit).expect("valid");
+    assert!(!config.events.receipts && !config.events.presence && config.events.any());
+    let config = load_with("", &rabbit).expect("valid");
+    assert!(!config.events.any() && config.events.undelivered_after.is_none());
+
+    let by_word = [("FANFARE__EVENTS__RECEIPTS", "true"), rabbit[0], rabbit[1]];
+    assert!(load_with("", &by_word).expect("valid").events.receipts);
+    let listed = problems("", &[("FANFARE__EVENTS__PRESENCE", "yes")]);
+    assert_eq!(listed, ["events.presence: must be true or false; got \"yes\""]);
+}
+
+#[test]
+fn what_may_live_for_so_long_is_kept_for_so_long() {
+    let config = load_with("", &[]).expect("defaults");
+    let day = Duration::from_secs(24 * 3600);
+    assert_eq!((config.retention.age, config.retention.max_entries), (30 * day, 10_000));
+    assert_eq!((config.retention.receipts, config.retention.idle_device), (day, 90 * day));
+    assert_eq!(config.publish.max_schedule, 90 * day);
+    let listed = problems("[retention]\ndays = 7", &[]);
+    assert_eq!(listed, ["retention.days: must be at least publish.max_ttl_days (30); got 7"]);
+    let shorter = load_with("[retention]\ndays = 7\n[publish]\nmax_ttl_days = 7", &[]).expect("valid");
+    assert_eq!(shorter.retention.age, 7 * day);
+}
+
+#[test]
+fn a_file_beside_real_backends_is_allowed_with_a_warning() {
+    let secret = ("FANFARE__AUTH__USERS__SECRET", SECRET);
+    for backend in
+        [("FANFARE__BROKER__URLS", "amqp://localhost"), ("FANFARE__PRESENCE__URL", "redis://localhost")]
+    {
+        let config = load_with("", &[backend, secret]).expect("valid");
+        let warnings = config.warnings();
+        assert!(matches!(&warnings[..], [one] if one.starts_with("inbox.url")), "{warnings:?}");
+        let postgres = ("FANFARE__INBOX__URL", "postgres://localhost/fanfare");
+        assert!(load_with("", &[backend, secret, postgres]).expect("valid").warnings().is_empty());
+    }
+    assert!(load_with("", &[]).expect("defaults").warnings().is_empty());
+}
+
 fn mode(path: &Path) -> u32 {
     let metadata = std::fs::metadata(path).expect("it is there");
     metadata.permissions().mode() & 0o777

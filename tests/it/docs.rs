@@ -62,6 +62,8 @@ fn scraped() -> String {
     broker.request_ended("answered");
     broker.settled("high", "done");
     broker.dead_letter("invalid_json");
+    broker.dead_letter_settled("requeued");
+    broker.event_ended("confirmed");
     let _ = delivery.reads.get_or_create(&ReadLabels { why: "session" });
     let _ = delivery.byes.get_or_create(&ByeLabels { reason: "draining" });
     gateway.handshake("accepted");
@@ -70,7 +72,9 @@ fn scraped() -> String {
     let _ = http.seconds.get_or_create(&http::RouteLabels { route: "/" });
     let _ = inbox.call_seconds.get_or_create(&CallLabels { call: "append" });
     let _ = inbox.failures.get_or_create(&FailureLabels { call: "append", kind: InboxFailure::Timeout });
+    inbox.count_receipts("stored", 1);
     let _ = publish.requests.get_or_create(&PublishLabels { source: "http", outcome: "accepted" });
+    let _ = publish.waits.get_or_create(&publish::WaitLabels { outcome: "settled" });
     let _ = publish.envelopes.get_or_create(&publish::RouteLabels { destination: "local" });
     metrics.encode()
 }

@@ -1,5 +1,7 @@
 //! Who is online, as publishers and operators see it on two nodes; and what ends a connection from afar.
 
+mod events;
+
 use std::time::Duration;
 
 use deadpool_redis::redis;

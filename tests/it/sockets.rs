@@ -149,6 +149,24 @@ async fn a_client_that_reads_nothing_is_dropped_at_the_write_deadline() {
 }
 
 #[tokio::test]
+async fn a_client_that_goes_on_asking_and_reads_no_answer_is_dropped_at_a_bound() {
+    let server = Server::start(SocketSettings { max_queued: 100_000, ..SocketSettings::default() }).await;
+    let mut client = Client::connect(server.address).await;
+    let question = frame(TEXT, &[b'x'; 10_000]);
+    let asking = async {
+        // The kernel's buffers come on top: at most a few MiB on loopback.
+        for _ in 0..5_000 {
+            client.send(&question).await;
+        }
+    };
+    tokio::join!(asking, async {
+        assert_eq!(server.outcome().await, Closed::Server(CloseCode::SlowConsumer));
+    });
+    server.has_no_sockets().await;
+    assert_eq!((server.metrics.overfull.get(), server.metrics.write_deadlines.get()), (1, 0));
+}
+
+#[tokio::test]
 async fn a_full_socket_drains_in_order_and_the_peer_is_told() {
     let server = Server::start(SocketSettings::default()).await;
     let mut client = Client::connect(server.address).await;
@@ -177,7 +195,8 @@ async fn a_full_socket_drains_in_order_and_the_peer_is_told() {
 async fn what_many_threads_push_arrives_whole_and_in_the_order_of_each() {
     const THREADS: usize = 4;
     const FRAMES: usize = 5_000;
-    let server = Server::start(SocketSettings::default()).await;
+    let settings = SocketSettings { max_queued: usize::MAX, ..SocketSettings::default() };
+    let server = Server::start(settings).await;
     let mut client = Client::connect(server.address).await;
     let socket = server.socket().await;
     for thread in 0..THREADS {

@@ -8,10 +8,12 @@ use lapin::options::ExchangeDeclareOptions;
 use lapin::types::FieldTable;
 use tempfile::TempDir;
 
-use crate::support::backends::{amqp_url, postgres_url, redis_url};
+use crate::support::backends::{amqp_url, http_client, postgres_url, redis_url};
+use crate::support::operator::Operator;
 use crate::support::process::{NodeProcess, NodeSettings};
 use crate::support::redis_server::RedisServer;
 use crate::support::tokens::Credentials;
+use crate::support::{DEADLINE, eventually};
 
 /// Runs a node that should refuse; coreutils' `timeout` ends one that does not. In a thread of its own:
 /// what it talks to may run here.
@@ -106,4 +108,30 @@ async fn the_id_of_a_node_that_lives_after_its_lease_was_waited_for() {
     let waited = began.elapsed().as_millis();
     assert!(waited >= 1_000, "a predecessor's lease is waited for; this took {waited} ms");
     first.ready().await;
+}
+
+#[tokio::test]
+async fn a_start_that_takes_its_time_can_be_watched_on_the_admin_listener() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let settings = on_backends().await;
+    let mut first = NodeProcess::start(settings.clone(), folder.path(), &Credentials::new()).await;
+    // Its lease is waited out by the next life.
+    first.process().kill();
+    let credentials = Credentials::new();
+    let mut second = NodeProcess::spawn(settings, folder.path(), &credentials);
+    let operator = Operator::new(&second.admin_url(), &credentials);
+    let (client, url) = (http_client(), format!("{}/readyz", second.admin_url()));
+    eventually(DEADLINE, "it says that it is starting", async || {
+        let Ok(answer) = client.get(&url).send().await else { return false };
+        let status = answer.status().as_u16();
+        let body: serde_json::Value =
+            serde_json::from_str(&answer.text().await.expect("a body")).expect("JSON");
+        assert_eq!((status, &body["status"]), (503, &"starting".into()), "not before the lease has run out");
+        true
+    })
+    .await;
+    assert_eq!(operator.get("/livez").await, (200, "ok".into()));
+    assert_eq!(operator.get("/admin/nodes").await.0, 503);
+    second.ready().await;
+    assert_eq!(operator.get("/admin/nodes").await.0, 200);
 }

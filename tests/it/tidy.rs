@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["hub", "session", "broker", "presence", "inbox"],
     &["routing"],
     &["publish", "delivery"],
-    &["gateway", "http"],
+    &["gateway", "http", "jobs"],
     &["config", "telemetry"],
     &["node"],
     &["cli"],

@@ -65,6 +65,8 @@ impl Envelopes {
             let Some(delivery) = delivery else {
                 tracing::warn!("the node queue was deleted; declaring the next one");
                 self = Self::declare(&shared, self.channel).await?;
+                // What it held is lost, and what came before the next one was there went nowhere.
+                shared.say_again();
                 continue;
             };
             let delivery = delivery?;

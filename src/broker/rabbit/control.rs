@@ -104,7 +104,7 @@ pub(super) async fn request(
     if *shared.health.borrow() != Health::Up {
         return Err(ControlError::NotTaken);
     }
-    let caller = shared.caller().ok_or(ControlError::NotTaken)?;
+    let caller = shared.doors().ok_or(ControlError::NotTaken)?.caller;
     let slot = Arc::clone(&shared.pending.slots).try_acquire_owned().map_err(|_| ControlError::NotTaken)?;
     let (registered, arrives) = shared.pending.register();
     let properties = BasicProperties::default()

@@ -1,8 +1,7 @@
 //! What can never be accepted, and what the lanes dropped.
 //!
-//! Owns `fanfare.dead`: a message is published there with its reason, and only a confirm lets the original be
-//! acknowledged. It must never copy what RabbitMQ would act upon again: `user_id` (checked against this connection's
-//! user), `expiration` (dead letters do not expire), `CC`/`BCC`; they are kept as `fanfare-…` headers.
+//! Owns the way into `fanfare.dead`: a message is published there with its reason, and only a confirm lets the original
+//! be acknowledged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,34 +10,17 @@ use bytes::Bytes;
 use futures_util::stream::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicNackOptions, BasicPublishOptions};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Confirmation, Consumer};
+use lapin::types::{AMQPValue, ShortString};
+use lapin::{Channel, Confirmation, Consumer};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::epitaph::{Original, epitaph};
 use super::shared::{SessionError, Shared};
-use super::topology::{DEAD, short};
-use crate::clock::Clock;
+use super::topology::{DEAD, lane_of_queue, short};
 
-/// The longest text kept in a header, in bytes: all headers must fit one AMQP frame.
-const HEADER_BYTES: usize = 1024;
-/// Headers of the original that are kept.
-const HEADERS: usize = 32;
 /// The pause before a dropped message is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// A message as it was published.
-#[derive(Debug, Clone)]
-pub(super) struct Original {
-    /// Where to.
-    pub(super) exchange: String,
-    /// With which key.
-    pub(super) routing_key: String,
-    /// As they came.
-    pub(super) properties: BasicProperties,
-    /// The JSON, or what should have been.
-    pub(super) body: Bytes,
-}
 
 /// Why a message is not in `fanfare.dead`.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +45,7 @@ pub(super) async fn bury(
     reason: &str,
 ) -> Result<(), BuryError> {
     shared.until_up().await;
-    let properties = epitaph(original, code, reason, &shared.settings.clock);
+    let properties = epitaph(original, code, reason, shared.login().as_deref(), &shared.settings.clock);
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let publishing = async {
         let confirm = channel
@@ -78,75 +60,12 @@ pub(super) async fn bury(
             Ok(())
         }
         Ok(Ok(_)) => Err(BuryError::Refused),
-        Ok(Err(error)) => Err(error.into()),
+        Ok(Err(error)) => {
+            shared.on_refusal(&error);
+            Err(error.into())
+        }
         Err(_) => Err(BuryError::Slow(patience)),
     }
-}
-
-/// The properties of a dead letter.
-fn epitaph(original: &Original, code: &str, reason: &str, clock: &Clock) -> BasicProperties {
-    let from = &original.properties;
-    let mut headers = kept_headers(from.headers().as_ref());
-    let mut set = |name: &str, value: &str| {
-        headers.insert(short(name), AMQPValue::LongString(shortened(value).into()));
-    };
-    set("fanfare-reason-code", code);
-    set("fanfare-reason", reason);
-    set("fanfare-exchange", &original.exchange);
-    set("fanfare-routing-key", &original.routing_key);
-    if let Some(user) = from.user_id() {
-        set("fanfare-user-id", user.as_str());
-    }
-    if let Some(expiration) = from.expiration() {
-        set("fanfare-expiration", expiration.as_str());
-    }
-    // Requeued and refused again, it keeps the time of its first failure.
-    let first_failed = short("fanfare-first-failed-ms");
-    if !headers.contains_key(first_failed.as_str()) {
-        let now = clock.now().as_i64();
-        headers.insert(first_failed, AMQPValue::LongLongInt(now));
-    }
-    let mut properties = BasicProperties::default().with_delivery_mode(2).with_headers(headers);
-    if let Some(id) = from.message_id() {
-        properties = properties.with_message_id(id.clone());
-    }
-    if let Some(kind) = from.content_type() {
-        properties = properties.with_content_type(kind.clone());
-    }
-    if let Some(app) = from.app_id() {
-        properties = properties.with_app_id(app.clone());
-    }
-    if let Some(timestamp) = from.timestamp() {
-        properties = properties.with_timestamp(*timestamp);
-    }
-    properties
-}
-
-/// The original's headers that are small and mean nothing to RabbitMQ.
-fn kept_headers(headers: Option<&FieldTable>) -> FieldTable {
-    let mut kept = FieldTable::default();
-    let all = headers.into_iter().flat_map(|headers| headers.inner());
-    let small = all.filter(|(name, value)| {
-        let routes = matches!(name.as_str(), "CC" | "BCC");
-        let small = match value {
-            AMQPValue::LongString(text) => text.len() <= HEADER_BYTES,
-            AMQPValue::FieldArray(_) | AMQPValue::FieldTable(_) | AMQPValue::ByteArray(_) => false,
-            _ => true,
-        };
-        !routes && small
-    });
-    for (name, value) in small.take(HEADERS) {
-        kept.insert(name.clone(), value.clone());
-    }
-    kept
-}
-
-fn shortened(text: &str) -> &str {
-    let mut end = text.len().min(HEADER_BYTES);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }
 
 /// Empties `fanfare.ingress.dropped`: counts what expired, keeps the rest, until cancelled or broken.
@@ -181,6 +100,7 @@ async fn sort(shared: &Shared, delivery: Delivery, graveyard: &Channel) -> Resul
     }
     let (code, reason) = death.explained();
     let original = Original {
+        lane: lane_of_queue(&death.queue),
         exchange: death.exchange,
         routing_key: delivery.routing_key.to_string(),
         properties: delivery.properties,

@@ -20,7 +20,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::dead::{BuryError, Original, bury};
+use super::dead::{BuryError, bury};
+use super::epitaph::Original;
 use super::ledger::Ledger;
 use super::shared::{Intake, SessionError, Shared};
 use super::topology::{Declarer, lane_queue};
@@ -163,6 +164,7 @@ impl Lane {
         let delivery = delivery?;
         let tag = delivery.delivery_tag;
         let original = Original {
+            lane: self.lane,
             exchange: delivery.exchange.to_string(),
             routing_key: delivery.routing_key.to_string(),
             properties: delivery.properties,
@@ -182,14 +184,14 @@ impl Lane {
     }
 
     fn ingress(&self, original: &Original, settle: Settle) -> Ingress {
-        let properties = &original.properties;
+        let (properties, login) = (&original.properties, self.shared.login());
         let text = |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string);
         Ingress {
             lane: self.lane,
             body: original.body.clone(),
             message_id: text(properties.message_id()),
-            expiration: text(properties.expiration()),
-            user_id: text(properties.user_id()),
+            expiration: original.expiration(login.as_deref()),
+            user_id: original.user_id(login.as_deref()),
             traceparent: traceparent(properties),
             settle,
         }

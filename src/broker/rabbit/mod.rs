@@ -2,7 +2,7 @@
 //!
 //! Owns the driver: [`RabbitBroker::start`] opens the first session and leaves the rest to a supervisor. What it is
 //! made of: `open` (connections, errors), `topology` (names, arguments), `supervisor` (sessions), and one file for
-//! each task of a session: `publish`, `consume`, `control`, `ingress`, `dead`. lapin's own recovery is not used:
+//! each task of a session: `publish`, `consume`, `control`, `ingress`, `dead`, `letters`, `events`. lapin's own recovery is not used:
 //! it recovers connections only, and gives up.
 //!
 //! Operators: run lapin's log at `error`; at `warn` it prints returned messages whole.
@@ -10,8 +10,11 @@
 mod consume;
 mod control;
 mod dead;
+mod epitaph;
+mod events;
 mod ingress;
 mod ledger;
+mod letters;
 mod open;
 mod outbox;
 mod publish;
@@ -30,10 +33,14 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::letters::{Found, Wanted};
 pub use self::open::OpenError;
 pub use self::settings::{Bounds, Prefetch, Settings};
 use self::shared::{Intake, Outlets, Shared};
-use super::{Broker, ControlError, Destination, Health, Inlets, SendError};
+use super::{
+    Broker, ControlError, DeadLetter, DeadLetterError, DeadLetters, Destination, EmitError, Event, Graveyard,
+    Health, Inlets, SendError,
+};
 use crate::domain::NodeId;
 use crate::metrics::broker::BrokerMetrics;
 
@@ -142,6 +149,16 @@ impl Broker for RabbitBroker {
         answer
     }
 
+    async fn emit(&self, events: Vec<Event>, deadline: Duration) -> Result<(), EmitError> {
+        let emitted = events::emit(&self.shared, events, deadline).await;
+        if let Err(error) = &emitted
+            && !matches!(error, EmitError::Refused(_))
+        {
+            self.shared.metrics.event_ended("not_confirmed");
+        }
+        emitted
+    }
+
     fn take_ingress(&self, on: bool) {
         let wanted = if on { Intake::On } else { Intake::Off };
         self.shared.intake.send_if_modified(|intake| {
@@ -169,6 +186,34 @@ impl Broker for RabbitBroker {
             self.shared.cancel.cancel();
         }
     }
+}
+
+#[async_trait]
+impl Graveyard for RabbitBroker {
+    async fn list(&self, after: Option<&str>, limit: usize) -> Result<DeadLetters, DeadLetterError> {
+        let wanted = Wanted::Page { after: after.map(str::to_owned), limit };
+        let Found { letters, more, .. } = letters::ask(&self.shared, wanted).await?;
+        Ok(DeadLetters { letters, more })
+    }
+
+    async fn find(&self, id: &str) -> Result<(DeadLetter, Bytes), DeadLetterError> {
+        let found = letters::ask(&self.shared, Wanted::Body(id.to_owned())).await?;
+        Ok((only(found.letters, id)?, found.body))
+    }
+
+    async fn requeue(&self, id: &str) -> Result<DeadLetter, DeadLetterError> {
+        let found = letters::ask(&self.shared, Wanted::Requeue(id.to_owned())).await?;
+        only(found.letters, id)
+    }
+
+    async fn delete(&self, id: &str) -> Result<DeadLetter, DeadLetterError> {
+        let found = letters::ask(&self.shared, Wanted::Delete(id.to_owned())).await?;
+        only(found.letters, id)
+    }
+}
+
+fn only(letters: Vec<DeadLetter>, id: &str) -> Result<DeadLetter, DeadLetterError> {
+    letters.into_iter().next().ok_or_else(|| DeadLetterError::Unknown(id.to_owned()))
 }
 
 impl Drop for RabbitBroker {

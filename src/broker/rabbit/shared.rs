@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::control::{Caller, Pending};
+use super::events::Emission;
+use super::letters::Errand;
 use super::open::OpenError;
 use super::outbox::Outbox;
 use super::settings::Settings;
@@ -53,6 +55,26 @@ pub(super) enum SessionError {
     Panicked,
 }
 
+/// As whom this node publishes.
+#[derive(Debug, Default)]
+struct Login {
+    /// As the current URL says.
+    user: Option<String>,
+    /// RabbitMQ knows it by another name.
+    refused: bool,
+}
+
+/// The ways into the current session.
+#[derive(Clone)]
+pub(super) struct Doors {
+    /// How requests go out.
+    pub(super) caller: Caller,
+    /// Events, bound [`super::events::WAITING`]; full, callers wait until their deadlines.
+    pub(super) events: mpsc::Sender<Emission>,
+    /// Errands for dead letters, bound [`super::letters::WAITING`]; full, callers wait.
+    pub(super) letters: mpsc::Sender<Errand>,
+}
+
 /// What all sessions share.
 pub(super) struct Shared {
     /// As given.
@@ -79,7 +101,8 @@ pub(super) struct Shared {
     pub(super) cancel: CancellationToken,
     /// Says that the supervisor is gone.
     pub(super) ended: CancellationToken,
-    caller: Mutex<Option<Caller>>,
+    doors: Mutex<Option<Doors>>,
+    login: Mutex<Login>,
     queues: AtomicU32,
     controls: AtomicU32,
     in_flight: AtomicUsize,
@@ -119,7 +142,8 @@ impl Shared {
             tracker,
             cancel,
             ended: CancellationToken::new(),
-            caller: Mutex::new(None),
+            doors: Mutex::new(None),
+            login: Mutex::default(),
             queues: AtomicU32::new(0),
             controls: AtomicU32::new(0),
             in_flight: AtomicUsize::new(0),
@@ -153,6 +177,11 @@ impl Shared {
         self.clear_outbox(reason);
     }
 
+    /// Tells those who watch the health that something was lost, though it is what it was.
+    pub(super) fn say_again(&self) {
+        self.health.send_modify(|_| {});
+    }
+
     /// Drops what waits to go.
     pub(super) fn clear_outbox(&self, reason: &'static str) {
         let dropped = u64::try_from(self.outbox.clear()).unwrap_or(u64::MAX);
@@ -160,14 +189,39 @@ impl Shared {
         self.metrics.waiting.set(0);
     }
 
-    /// How requests go out now; `None` without a session.
-    pub(super) fn caller(&self) -> Option<Caller> {
-        self.caller.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The ways into the current session; `None` without one.
+    pub(super) fn doors(&self) -> Option<Doors> {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Sets how requests go out.
-    pub(super) fn set_caller(&self, caller: Option<Caller>) {
-        *self.caller.lock().unwrap_or_else(PoisonError::into_inner) = caller;
+    /// Opens or closes the ways in.
+    pub(super) fn set_doors(&self, doors: Option<Doors>) {
+        *self.doors.lock().unwrap_or_else(PoisonError::into_inner) = doors;
+    }
+
+    /// The AMQP user that this node is logged in as, if that is known.
+    pub(super) fn login(&self) -> Option<String> {
+        let login = self.login.lock().unwrap_or_else(PoisonError::into_inner);
+        login.user.clone().filter(|_| !login.refused)
+    }
+
+    /// Notes the user of the session to come.
+    pub(super) fn set_login(&self, user: Option<String>) {
+        self.login.lock().unwrap_or_else(PoisonError::into_inner).user = user;
+    }
+
+    /// A message with our `user_id` failed: was it that? Then none is sent any more, or every session would end so.
+    pub(super) fn on_refusal(&self, error: &lapin::Error) {
+        // RabbitMQ, "Validated User-ID": a mismatch is 406 PRECONDITION_FAILED.
+        let is_it = matches!(error.kind(), lapin::ErrorKind::ProtocolError(refusal)
+            if refusal.get_id() == 406 && refusal.get_message().as_str().contains("user_id"));
+        let mut login = self.login.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_it && !login.refused {
+            login.refused = true;
+            tracing::error!(
+                "RabbitMQ knows this node by another user than broker.urls says: dead letters cannot be requeued"
+            );
+        }
     }
 
     /// The number of the next node queue; no number comes twice.

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use lapin::options::ConfirmSelectOptions;
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPUri, SASLMechanism};
 use lapin::{Channel, Consumer};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -19,10 +20,12 @@ use tokio_util::sync::CancellationToken;
 use super::consume::Envelopes;
 use super::control::{self, Caller};
 use super::dead::sort_dropped;
+use super::events::{self, Emission, publish_events};
 use super::ingress::Lane;
+use super::letters::{self, Clerk, Errand};
 use super::open::{Link, OpenError, connect, explain_declare};
 use super::publish::Publisher;
-use super::shared::{Intake, SessionError, Shared};
+use super::shared::{Doors, Intake, SessionError, Shared};
 use super::topology::{DROPPED, Declarer};
 use crate::broker::Health;
 use crate::domain::Priority;
@@ -37,10 +40,11 @@ const DROPPED_PREFETCH: u16 = 64;
 /// Everything that one session needs, open.
 pub(super) struct Session {
     /// Publishes; under an alarm the broker does not read it, not even acknowledgements.
-    publishing: Link,
+    publishing: Arc<Link>,
     /// Consumes.
-    consuming: Link,
+    consuming: Arc<Link>,
     parts: Parts,
+    doors: Doors,
     /// Ends its tasks.
     cancel: CancellationToken,
 }
@@ -50,6 +54,9 @@ struct Parts {
     to_nodes: Channel,
     to_control: Channel,
     to_dead: Channel,
+    to_events: Channel,
+    emissions: mpsc::Receiver<Emission>,
+    errands: mpsc::Receiver<Errand>,
     envelopes: Envelopes,
     control: Consumer,
     dropped: Consumer,
@@ -59,6 +66,9 @@ struct Parts {
 /// Opens a session: connections, channels, topology, consumers; lanes are not consumed yet.
 pub(super) async fn open(shared: &Shared, uri: &AMQPUri) -> Result<Session, OpenError> {
     let settings = &shared.settings;
+    // By a certificate RabbitMQ finds a name of its own.
+    let is_named = uri.query.auth_mechanism != Some(SASLMechanism::External);
+    shared.set_login(is_named.then(|| uri.authority.userinfo.username.clone()));
     let publishing = connect(settings, uri, "publish").await?;
     let consuming = connect(settings, uri, "consume").await?;
     let first = channel(shared, &publishing).await?;
@@ -75,16 +85,25 @@ pub(super) async fn open(shared: &Shared, uri: &AMQPUri) -> Result<Session, Open
     for lane in Priority::ALL {
         lanes.push((lane, channel(shared, &consuming).await?));
     }
+    let (events, emissions) = mpsc::channel(events::WAITING);
+    let (letters, errands) = mpsc::channel(letters::WAITING);
     let parts = Parts {
         to_nodes: confirming(shared, &publishing).await?,
         to_control: confirming(shared, &publishing).await?,
         to_dead: confirming(shared, &publishing).await?,
+        to_events: confirming(shared, &publishing).await?,
+        emissions,
+        errands,
         envelopes,
         control,
         dropped,
         lanes,
     };
-    Ok(Session { publishing, consuming, parts, cancel: shared.cancel.child_token() })
+    let cancel = shared.cancel.child_token();
+    let caller = Caller { channel: parts.to_control.clone(), cancel: cancel.clone() };
+    let doors = Doors { caller, events, letters };
+    let (publishing, consuming) = (Arc::new(publishing), Arc::new(consuming));
+    Ok(Session { publishing, consuming, parts, doors, cancel })
 }
 
 fn into_open(error: SessionError) -> OpenError {
@@ -126,7 +145,7 @@ pub(super) async fn supervise(shared: Arc<Shared>, uris: Vec<AMQPUri>, first: Se
         let opened = Instant::now();
         let ended = run(&shared, session).await;
         shared.report(Health::Down);
-        shared.set_caller(None);
+        shared.set_doors(None);
         shared.pending.clear();
         if shared.cancel.is_cancelled() {
             break;
@@ -160,7 +179,8 @@ async fn reopen<'a>(
             Ok(session) => return session,
             Err(error) => {
                 shared.metrics.failures.inc();
-                tracing::warn!(%error, attempt = *failures, "RabbitMQ is not back yet");
+                // The end of the last session was worth a line; each attempt is not.
+                tracing::debug!(%error, attempt = *failures, "RabbitMQ is not back yet");
             }
         }
     }
@@ -173,12 +193,9 @@ fn pause((first, longest): (Duration, Duration), failures: u32) -> Duration {
     doubled.min(longest).mul_f64(rand::random_range(0.1..1.0))
 }
 
-/// Lets envelopes and requests out through this session.
+/// Lets envelopes, requests and events out through this session.
 pub(super) fn announce(shared: &Shared, session: &Session) {
-    shared.set_caller(Some(Caller {
-        channel: session.parts.to_control.clone(),
-        cancel: session.cancel.clone(),
-    }));
+    shared.set_doors(Some(session.doors.clone()));
     shared.report(Health::Up);
 }
 
@@ -186,8 +203,8 @@ pub(super) fn announce(shared: &Shared, session: &Session) {
 async fn run(shared: &Arc<Shared>, session: Session) -> Result<(), SessionError> {
     announce(shared, &session);
     let mut tasks = JoinSet::new();
-    let Session { publishing, consuming, parts, cancel } = session;
-    spawn(shared, &publishing, parts, &cancel, &mut tasks);
+    let Session { publishing, consuming, parts, cancel, .. } = session;
+    spawn(shared, (&publishing, &consuming), parts, &cancel, &mut tasks);
     let mut ended = Ok(());
     while let Some(task) = tasks.join_next().await {
         let task = task.unwrap_or(Err(SessionError::Panicked));
@@ -211,7 +228,7 @@ async fn run(shared: &Arc<Shared>, session: Session) -> Result<(), SessionError>
 /// Starts the tasks of a session; each ends with `cancel`.
 fn spawn(
     shared: &Arc<Shared>,
-    publishing: &Link,
+    (publishing, consuming): (&Arc<Link>, &Arc<Link>),
     parts: Parts,
     cancel: &CancellationToken,
     tasks: &mut JoinSet<Result<(), SessionError>>,
@@ -230,6 +247,14 @@ fn spawn(
     spawn(serving.boxed());
     let sorting = sort_dropped(Arc::clone(shared), parts.dropped, parts.to_dead.clone(), cancel.clone());
     spawn(sorting.boxed());
+    let emitting = publish_events(Arc::clone(shared), parts.to_events, parts.emissions, cancel.clone());
+    spawn(emitting.boxed());
+    let clerk = Clerk {
+        shared: Arc::clone(shared),
+        publishing: Arc::clone(publishing),
+        consuming: Arc::clone(consuming),
+    };
+    spawn(clerk.run(parts.errands, cancel.clone()).boxed());
     for (lane, channel) in parts.lanes {
         let lane = Lane::new(Arc::clone(shared), lane, channel, parts.to_dead.clone());
         spawn(lane.run(cancel.clone()).boxed());

@@ -30,6 +30,8 @@ pub(super) const EVENTS: &str = "fanfare.events";
 pub(super) const DROPPED: &str = "fanfare.ingress.dropped";
 /// Refused input.
 pub(super) const DEAD: &str = "fanfare.dead";
+/// Exclusive to the node that goes through the dead letters, and there only while it does.
+pub(super) const LETTERS_LOCK: &str = "fanfare.dead.turn";
 
 /// Times that a quorum queue delivers a message before it drops it.
 const DELIVERY_LIMIT: i64 = 20;
@@ -41,6 +43,11 @@ pub(super) fn lane_queue(lane: Priority) -> &'static str {
         Priority::Normal => "fanfare.ingress.normal",
         Priority::Low => "fanfare.ingress.low",
     }
+}
+
+/// The lane of such a queue; of any other, normal.
+pub(super) fn lane_of_queue(queue: &str) -> Priority {
+    Priority::ALL.into_iter().find(|lane| lane_queue(*lane) == queue).unwrap_or_default()
 }
 
 /// Routing key of control requests to a node. Ids have no `/`, so no node's id is ever this key.
@@ -116,8 +123,14 @@ impl Declarer<'_> {
         ]);
         self.queue(DROPPED, durable(), arguments).await?;
         self.bind(DROPPED, DROPPED, "").await?;
+        self.dead().await.map(drop)
+    }
+
+    /// Where dead letters lie; returns how many are not being looked at.
+    pub(super) async fn dead(&self) -> Result<u32, OpenError> {
         let quorum = table([("x-queue-type", text("quorum"))]);
-        self.queue(DEAD, durable(), quorum).await
+        let declaring = self.channel.queue_declare(short(DEAD), durable(), quorum);
+        Ok(self.within(DEAD, declaring).await?.message_count())
     }
 
     /// This node's queue, of the `n`th try; returns its name.

@@ -60,6 +60,8 @@ pub(in crate::gateway) enum Due {
     Expected(CloseCode),
     /// Nothing could be written for the write timeout.
     Stalled,
+    /// More is queued than may be.
+    Overfull,
     /// The closing handshake took too long.
     Closing,
 }

@@ -50,10 +50,7 @@ struct Filters {
 impl Filters {
     fn parse(query: &str) -> Result<Self, Problem> {
         let pairs = query::pairs(query, &["user", "node", "limit"])?;
-        let limit = |text: &str| match text.parse() {
-            Ok(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
-            _ => Err(format!("must be in 1..={MAX_LIMIT}; got {text:?}")),
-        };
+        let limit = query::within(1..=MAX_LIMIT);
         Ok(Self {
             user: query::one(&pairs, "user", |text| UserId::new(text))?,
             node: query::one(&pairs, "node", |text| NodeId::new(text))?,
@@ -90,7 +87,7 @@ async fn list(call: Arc<Call>) -> Answer {
     for (node, told) in ask_all(&call.state, nodes, &ask).await {
         match told {
             Some(Told::Connections { connections: more }) => connections.extend(more),
-            Some(Told::Closed { .. }) | None => no_answer.push(node),
+            Some(Told::Closed { .. } | Told::Removed { .. }) | None => no_answer.push(node),
         }
     }
     let truncated = connections.len() > limit;
@@ -99,7 +96,7 @@ async fn list(call: Arc<Call>) -> Answer {
 }
 
 /// Asks all of them at once; each has the same time.
-async fn ask_all(state: &State, nodes: Vec<NodeId>, ask: &Ask) -> Vec<(NodeId, Option<Told>)> {
+pub(super) async fn ask_all(state: &State, nodes: Vec<NodeId>, ask: &Ask) -> Vec<(NodeId, Option<Told>)> {
     let one = |node: NodeId| async {
         let told = state.delivery.ask(&node, ask, state.settings.ask_timeout).await.ok();
         (node, told)

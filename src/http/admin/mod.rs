@@ -6,9 +6,15 @@
 //! | `GET /admin/connections?user=&node=&limit=` | connections, asked of the nodes themselves |
 //! | `DELETE /admin/connections/{id}` | closes one, on whichever node it is |
 //! | `GET /admin/presence/{user}` | what presence knows of a user |
+//! | `DELETE /admin/users/{id}` | erases what is stored of a user |
+//! | `GET /admin/dead-letters?limit=&after=` | AMQP messages that were refused for good |
+//! | `GET, DELETE /admin/dead-letters/{id}` | one of them, with its body; away with it |
+//! | `POST /admin/dead-letters/{id}/requeue` | back into its lane |
 //! | `POST /admin/drain` | sends this node's clients away |
 
 mod connections;
+mod dead_letters;
+mod users;
 
 use std::sync::Arc;
 
@@ -39,7 +45,8 @@ pub(super) fn routes(state: &Arc<State>) -> BoxedFilter<(Response,)> {
         .then(|user, call| without_body(call, |call| presence_answer(call, user)));
     let drain = warp::path!("admin" / "drain").and(warp::post()).and(call(state, "/admin/drain"));
     let drain = drain.then(|call| without_body(call, drain_answer));
-    let rest = presence.boxed().or(drain.boxed()).unify();
+    let rest = presence.boxed().or(drain.boxed()).unify().or(users::route(state)).unify();
+    let rest = rest.or(dead_letters::routes(state)).unify();
     nodes.boxed().or(connections::routes(state)).unify().or(rest).unify().boxed()
 }
 

@@ -6,7 +6,7 @@
 import { Cards } from "./cards.js";
 import { byId, store } from "./dom.js";
 import { Log } from "./log.js";
-import { showState, showStreams, showTopic } from "./panel.js";
+import { showState, showStreams, showTopic, showUnread } from "./panel.js";
 import { Publisher } from "./publish.js";
 import { Session } from "./session.js";
 
@@ -15,8 +15,21 @@ const REQUEST_DEADLINE_MS = 10_000;
 const page = { trial: false, session: null, publisherKey: null, topics: new Set() };
 
 const log = new Log();
-const cards = new Cards({ onAck: (stream, seq) => page.session?.ack(stream, seq) });
+const cards = new Cards({
+  onAck: (stream, seq) => {
+    page.session?.ack(stream, seq);
+    ackTheRest(stream);
+  },
+  onRead: (stream, ids) => {
+    if (!page.session?.read(stream, ids)) byId("announce").textContent = "Not connected: nothing was marked as read.";
+  },
+});
 const publisher = new Publisher({ key: publisherKey, keyForCurl: () => (page.trial && page.publisherKey) || "$KEY" });
+
+/** What was taken back or replaced has a place in the stream, but nothing that a person could acknowledge. */
+function ackTheRest(stream) {
+  if (cards.hasEnded(stream) && !cards.waitsIn(stream, page.session.positions)) page.session.ackReceived(stream);
+}
 
 async function fetchJson(path, body) {
   const response = await fetch(path, {
@@ -76,6 +89,12 @@ function startSession(user, device) {
       state: (state) => stateChanged(state),
       frame: (direction, frame) => log.frame(direction, frame),
       notification: (frame, epoch) => cards.add(frame, epoch),
+      cancelled: (frame) => {
+        cards.cancel(frame);
+        ackTheRest(frame.stream);
+      },
+      read: (frame) => cards.markRead(frame),
+      unread: showUnread,
       gap: (frame) => cards.addGap(frame),
       error: (frame) => (byId("session-error").textContent = frame.message),
       note: (text) => log.note(text),

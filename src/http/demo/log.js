@@ -8,6 +8,8 @@ const MAX_LINES = 200;
 // Frames that deserve a sentence; the raw frame stands below it.
 const SENTENCES = {
   gap: ({ stream, from, to }) => (to < from ? `${stream} began anew.` : `Gap in ${stream}: ${from} to ${to} are gone.`),
+  cancelled: ({ stream, id }) => `${id} was taken back (${stream}).`,
+  read: ({ ids, up_to: upTo }) => (upTo === undefined ? `Read: ${ids.length} of them.` : `Read up to ${upTo}.`),
   caught_up: (frame) => `Caught up with ${frame.stream}, through ${frame.through}.`,
   error: (frame) => `Error ${frame.code}: ${frame.message}`,
   bye: (frame) => `The server says goodbye: ${frame.reason} (${frame.code}).`,

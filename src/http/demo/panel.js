@@ -21,7 +21,7 @@ export function showState(state) {
   if (state.name === "waiting") countdown = setInterval(draw, 500);
   byId("connect").textContent = buttonText(state);
   byId("connect").classList.toggle("primary", state.name !== "live" && state.name !== "connecting");
-  showFacts(state);
+  if (state.name !== "live") showUnread(null);
 }
 
 function setText(id, text) {
@@ -60,9 +60,14 @@ function buttonText(state) {
   return state.code === DISPLACED ? "Take over" : "Connect";
 }
 
-function showFacts(state) {
-  const { user, unread } = state.welcome ?? {};
-  setText("session-facts", state.name === "live" ? `${user} had ${unread} unread at connect` : "");
+/** How much of the user's own stream is unread, on whichever device; null while that is not known. */
+export function showUnread(unread) {
+  setText("session-facts", unread === null ? "" : unread === 0 ? "all read" : `${unread} unread`);
+  for (const badge of [byId("count"), byId("tab-count")]) {
+    badge.hidden = !unread;
+    badge.textContent = String(unread ?? "");
+  }
+  document.title = unread ? `(${unread}) Fanfare` : "Fanfare";
 }
 
 /** One staff per stream: filled notes are acknowledged, ringed ones received, dots to come. */

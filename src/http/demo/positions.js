@@ -51,6 +51,7 @@ export class Positions {
     this.streams.set(stream, at);
     if (seq <= at.seq) return false;
     at.seq = seq;
+    at.received = seq;
     at.head = Math.max(at.head, seq);
     return true;
   }
@@ -83,6 +84,11 @@ export class Positions {
     // An ack has no answer: it may be lost with the connection, and is then sent again.
     at.unsure = true;
     return true;
+  }
+
+  /** The last frame that arrived; 0 if none has. */
+  received(stream) {
+    return this.streams.get(stream)?.received ?? 0;
   }
 
   /** Acks that an earlier connection may not have carried; `[stream, seq]` each. */

@@ -19,11 +19,13 @@ const MEANINGS = {
   4003: "This client read nothing until the write deadline.",
   4004: "An operator closed this connection.",
   4005: "The node cannot serve this connection now.",
+  4006: "The store was restored; come back and resume.",
   4500: "A newer connection of the same device took over.",
   4501: "The token was refused.",
   4502: "A frame was not what the protocol allows at that point.",
   4503: "No hello arrived in time.",
   4504: "The user has as many devices as allowed.",
+  4505: "This device was removed, or its user was erased.",
 };
 
 /** The code of a newer connection of the same device. */

@@ -56,7 +56,7 @@ export class Publisher {
 
   fill(example) {
     for (const [name, value] of Object.entries(example)) this.field(name).value = value;
-    this.field("idempotency").value = "";
+    for (const name of ["idempotency", "collapse", "later"]) this.field(name).value = "";
     this.refresh();
     byId("publish").focus();
   }
@@ -66,7 +66,7 @@ export class Publisher {
     for (const part of this.form.querySelectorAll("[data-to]")) part.hidden = part.dataset.to !== to;
     const { request, problem, where } = this.read();
     byId("data-error").textContent = problem ?? "";
-    for (const name of ["data", "ttl"]) this.field(name).setAttribute("aria-invalid", String(name === where));
+    for (const name of ["data", "ttl", "later"]) this.field(name).setAttribute("aria-invalid", String(name === where));
     byId("curl").textContent = problem ? problem : this.curl(request);
     byId("copy").disabled = Boolean(problem);
   }
@@ -87,6 +87,11 @@ export class Publisher {
     const ttl = this.field("ttl").value.trim();
     if (ttl && !/^\d+$/.test(ttl)) return { problem: "The lifetime is whole seconds, 0 or more.", where: "ttl" };
     if (ttl) request.ttl = Number(ttl);
+    const collapse = this.field("collapse").value.trim();
+    if (collapse) request.collapse_key = collapse;
+    const later = this.field("later").value.trim();
+    if (later && !/^[1-9]\d*$/.test(later)) return { problem: "It is delivered now, or after whole seconds.", where: "later" };
+    if (later) request.deliver_at = new Date(Date.now() + 1_000 * Number(later)).toISOString();
     return { request };
   }
 
@@ -159,11 +164,26 @@ export class Publisher {
   }
 
   show(answer) {
-    byId("answer").replaceChildren(answer.ok ? accepted(answer) : refused(answer));
+    byId("answer").replaceChildren(answer.ok ? accepted(answer, (method, id) => this.ask(method, id)) : refused(answer));
+  }
+
+  /** Asks what became of a notification, or takes it back; answers with a sentence. */
+  async ask(method, id) {
+    try {
+      const headers = { Authorization: `Bearer ${(await this.key()) ?? ""}` };
+      const response = await fetch(`/v1/notifications/${id}`, { method, headers, signal: AbortSignal.timeout(15_000) });
+      const answer = await response.json().catch(() => ({}));
+      if (!response.ok) return answer.detail ?? `The node answered ${response.status}.`;
+      const counts = Object.entries(answer.counts ?? {}).filter(([, count]) => count > 0);
+      const become = counts.map(([state, count]) => `${count} ${state}`).join(", ");
+      return become ? `${answer.status}: ${become}` : answer.status;
+    } catch {
+      return "The node did not answer.";
+    }
   }
 }
 
-function accepted({ label, status, id, recipients, online, replayed }) {
+function accepted({ label, status, id, recipients, online, replayed }, ask) {
   const counts = [
     recipients === null || recipients === undefined ? null : `${recipients} ${recipients === 1 ? "recipient" : "recipients"}`,
     online === null || online === undefined ? null : `${online} online`,
@@ -174,7 +194,16 @@ function accepted({ label, status, id, recipients, online, replayed }) {
     { class: "answer ok" },
     el("p", {}, el("strong", {}, `${label} ${status ?? ""}`), " ", counts.filter(Boolean).join(", ")),
     id ? el("code", {}, id) : null,
+    // What was sent to who is connected, now or never, is kept nowhere.
+    id && status !== "sent" ? afterwards(id, ask) : null,
   );
+}
+
+function afterwards(id, ask) {
+  const said = el("p", { role: "status" });
+  const button = (text, method) =>
+    el("button", { type: "button", onclick: async () => (said.textContent = await ask(method, id)) }, text);
+  return el("div", {}, el("div", { class: "row" }, button("What became of it?", "GET"), button("Cancel it", "DELETE")), said);
 }
 
 function refused({ label, title, detail, code }) {

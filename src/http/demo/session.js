@@ -6,14 +6,15 @@ import { Positions } from "./positions.js";
 
 // Acks are cumulative, so those of one moment go as one frame per stream.
 const ACK_LINGER_MS = 40;
+const COUNT_LINGER_MS = 300;
 // Refresh this long before the token runs out, or after 4/5 of a short life.
 const REFRESH_AHEAD_MS = 60_000;
 
 export class Session {
   /**
    * `identity`: `{user, device, topics}`, `credentials()`: resolves to `{token, expiresAt}`.
-   * `on`: `state(state)`, `frame(direction, frame)`, `notification(frame, epoch)`, `streams()`,
-   * `topic(name, status)`, `gap(frame)`, `error(frame)`, `note(text)`.
+   * `on`: `state(state)`, `frame(direction, frame)`, `notification(frame, epoch)`, `cancelled(frame)`,
+   * `read(frame)`, `unread(count)`, `streams()`, `topic(name, status)`, `gap(frame)`, `error(frame)`, `note(text)`.
    */
   constructor({ identity, credentials, on }) {
     this.identity = identity;
@@ -21,6 +22,7 @@ export class Session {
     this.on = on;
     this.positions = new Positions(identity.user, identity.device);
     this.autoAck = false;
+    this.unread = { unread: 0, version: 0 };
     this.pendingAcks = new Map();
     this.requests = new Map();
     this.nextId = 1;
@@ -36,6 +38,7 @@ export class Session {
   async hello() {
     const { token, expiresAt } = await this.credentials();
     this.expiresAt = expiresAt;
+    this.token = token;
     const { device, topics } = this.identity;
     return {
       type: "hello",
@@ -56,6 +59,7 @@ export class Session {
   }
 
   welcomed(welcome) {
+    this.counted(welcome);
     welcome.streams.forEach((stream) => this.positions.follow(stream));
     for (const topic of this.identity.topics) {
       const followed = this.positions.streams.get(`topic:${topic}`)?.followed;
@@ -66,6 +70,8 @@ export class Session {
 
   detached() {
     clearTimeout(this.refreshTimer);
+    clearTimeout(this.countTimer);
+    this.countTimer = null;
     this.positions.detach();
     this.requests.clear();
     for (const topic of this.identity.topics) this.on.topic(topic, "waiting");
@@ -89,7 +95,19 @@ export class Session {
       }
       this.on.notification(frame, this.positions.epoch(stream));
       if (this.autoAck && seq) this.ack(stream, seq);
+      this.countSoon();
       this.on.streams();
+    },
+    cancelled(frame) {
+      const { stream, seq } = frame;
+      if (!this.positions.accept(stream, seq)) return this.on.note(`Dropped a double: ${stream} ${seq}`);
+      this.on.cancelled(frame);
+      this.countSoon();
+      this.on.streams();
+    },
+    read(frame) {
+      this.on.read(frame);
+      this.counted(frame);
     },
     caught_up({ stream, through }) {
       this.positions.passed(stream, through);
@@ -145,6 +163,39 @@ export class Session {
     this.on.streams();
   }
 
+  /** Acknowledges all that has arrived. */
+  ackReceived(stream) {
+    this.ack(stream, this.positions.received(stream));
+  }
+
+  /** Says that somebody has read these; every device of the user hears it. */
+  read(stream, ids) {
+    return this.connection.send({ type: "read", id: this.nextId++, stream, ids });
+  }
+
+  /** Of two counts the one with the higher version is right. */
+  counted({ unread, version }) {
+    if (version < this.unread.version) return;
+    this.unread = { unread, version };
+    this.on.unread(unread);
+  }
+
+  /** What arrives changes the count, too; a burst is counted once. */
+  countSoon() {
+    this.countTimer ??= setTimeout(() => this.count(), COUNT_LINGER_MS);
+  }
+
+  async count() {
+    this.countTimer = null;
+    try {
+      const headers = { Authorization: `Bearer ${this.token}` };
+      const answer = await fetch("/v1/inbox/unread", { headers, signal: AbortSignal.timeout(5_000) });
+      if (answer.ok) this.counted(await answer.json());
+    } catch {
+      // The next frame or connection counts again.
+    }
+  }
+
   flushAcks() {
     for (const [stream, seq] of this.pendingAcks) this.connection.send({ type: "ack", stream, seq });
     this.pendingAcks.clear();
@@ -185,6 +236,7 @@ export class Session {
     try {
       const { token, expiresAt } = await this.credentials();
       this.expiresAt = expiresAt;
+      this.token = token;
       this.refresh(token);
     } catch (error) {
       this.on.note(`No new token: ${error.message}`);

@@ -110,8 +110,19 @@ impl RedisPresence {
     }
 
     pub(super) async fn live_nodes(&self) -> Result<Vec<NodeLease>, PresenceError> {
+        let leases = self.known_leases(Operation::Nodes).await?.into_iter().filter_map(|(_, json)| json);
+        let mut leases: Vec<NodeLease> = leases.filter_map(|json| serde_json::from_str(&json).ok()).collect();
+        leases.sort_by(|one, other| one.node.cmp(&other.node));
+        Ok(leases)
+    }
+
+    /// Every node in the index, with its lease if that lives.
+    pub(super) async fn known_leases(
+        &self,
+        operation: Operation,
+    ) -> Result<Vec<(NodeId, Option<String>)>, PresenceError> {
         let (ids,): (Vec<String>,) = self
-            .query(Operation::Nodes, |_| {
+            .query(operation, |_| {
                 let mut pipeline = pipe();
                 pipeline.zrange(keys::NODES, 0, -1);
                 pipeline
@@ -122,7 +133,7 @@ impl RedisPresence {
             return Ok(Vec::new());
         }
         let leases: Vec<Option<String>> = self
-            .query(Operation::Nodes, |_| {
+            .query(operation, |_| {
                 let mut pipeline = pipe();
                 for id in &ids {
                     pipeline.get(keys::node(id));
@@ -130,10 +141,7 @@ impl RedisPresence {
                 pipeline
             })
             .await?;
-        let leases = leases.into_iter().flatten();
-        let mut leases: Vec<NodeLease> = leases.filter_map(|json| serde_json::from_str(&json).ok()).collect();
-        leases.sort_by(|one, other| one.node.cmp(&other.node));
-        Ok(leases)
+        Ok(ids.into_iter().zip(leases).collect())
     }
 }
 

@@ -32,10 +32,11 @@ pub use self::open::OpenError;
 use self::pool::Pool;
 use super::{Lease, Located, Member, NodeLease, Presence, PresenceError, Route};
 use crate::clock::Clock;
-use crate::domain::{NodeId, TopicName};
+use crate::domain::{NodeId, TopicName, UserId};
 use crate::metrics::presence::{Operation, PresenceMetrics};
 
 mod address;
+mod dead;
 mod keys;
 mod leases;
 mod members;
@@ -159,6 +160,14 @@ impl Presence for RedisPresence {
 
     async fn nodes(&self) -> Result<Vec<NodeLease>, PresenceError> {
         self.live_nodes().await
+    }
+
+    async fn dead_nodes(&self) -> Result<Vec<NodeId>, PresenceError> {
+        self.nodes_without_lease().await
+    }
+
+    async fn claim_users(&self, node: &NodeId, limit: u32) -> Result<Vec<UserId>, PresenceError> {
+        self.claim_users_of(node, limit).await
     }
 
     async fn announce(&self, members: &[Member], ttl: Duration) -> Result<Vec<Vec<Member>>, PresenceError> {

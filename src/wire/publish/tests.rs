@@ -3,7 +3,8 @@
 use super::*;
 
 fn limits() -> Limits {
-    Limits { max_recipients: 3, max_notification_bytes: 512, max_ttl: Duration::from_secs(30 * 86_400) }
+    let day = Duration::from_secs(86_400);
+    Limits { max_recipients: 3, max_notification_bytes: 512, max_ttl: 30 * day, max_schedule: 90 * day }
 }
 
 #[track_caller]
@@ -43,11 +44,41 @@ fn refusals_name_the_field_the_value_and_the_limit() {
     check_refused(r#"{"to":{"users":["a"]},"ttl":2592001}"#, "invalid_ttl", "2592000");
     check_refused(r#"{"to":{"users":["a"]},"title":"x\u0000y"}"#, "invalid_text", "title");
     check_refused(r#"{"to":{"users":["a"]},"data":["\u0000"]}"#, "invalid_text", "data");
-    check_refused(
-        r#"{"to":{"users":["a"]},"deliver_at":"2026-12-01T09:00:00Z"}"#,
-        "invalid_request",
-        "deliver_at",
-    );
+    for (text, word) in [("tomorrow", "tomorrow"), ("2026-12-01", "RFC 3339"), ("", "RFC 3339")] {
+        let json = format!(r#"{{"to":{{"users":["a"]}},"deliver_at":"{text}"}}"#);
+        check_refused(&json, "invalid_deliver_at", word);
+    }
+    let now_or_never = r#"{"to":{"users":["a"]},"ttl":0,"deliver_at":"2026-12-01T09:00:00Z"}"#;
+    check_refused(now_or_never, "invalid_deliver_at", "ttl of 0");
+}
+
+#[test]
+fn a_schedule_is_after_now_and_within_its_limit() {
+    let json = r#"{"to":{"users":["a"]},"deliver_at":"2026-12-01T10:00:00.5+01:00"}"#;
+    let at = parse(json.as_bytes(), &limits()).expect("valid").deliver_at.expect("a time");
+    assert_eq!(at.to_string(), "2026-12-01T09:00:00.5Z");
+    let check = |now| check_schedule(at, now, &limits());
+    let earliest = UnixMillis(at.0 - 90 * 86_400_000);
+    assert_eq!((check(UnixMillis(at.0 - 1)), check(earliest)), (Ok(()), Ok(())));
+    for (now, word) in [(at, "now"), (UnixMillis(at.0 + 1), "now"), (UnixMillis(earliest.0 - 1), "90 days")] {
+        let refusal = check(now).expect_err("out of bounds");
+        assert_eq!(refusal.code, "invalid_deliver_at");
+        assert!(refusal.detail.contains(word) && refusal.detail.contains("09:00:00.5Z"), "{refusal}");
+    }
+    let long_ago = r#"{"to":{"users":["a"]},"deliver_at":"1961-04-12T06:07:00Z"}"#;
+    let long_ago = parse(long_ago.as_bytes(), &limits()).expect("a time").deliver_at;
+    assert_eq!(long_ago, Some(UnixMillis(0)));
+}
+
+#[test]
+fn a_ttl_is_put_into_a_request_and_nothing_else_changes() {
+    let json = r#"{"to":{"users":["a"]},"data":{"n":1.50,"deep":[1e2]},"title":"\u00e9"}"#;
+    let with = with_ttl(json.as_bytes(), Duration::from_millis(1_500)).expect("an object");
+    let publication = parse(&with, &limits()).expect("still valid");
+    assert_eq!(publication.ttl, Ttl::Lives(Duration::from_secs(2)));
+    assert_eq!(publication.data.expect("data").get(), r#"{"n":1.50,"deep":[1e2]}"#);
+    assert_eq!(publication.title.as_deref(), Some("é"));
+    assert_eq!(with_ttl(b"[]", Duration::ZERO).expect_err("no object").code, "invalid_json");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The contract of `fanfare::broker`, on the embedded bus and on RabbitMQ; what only RabbitMQ has is in `rabbit`.
 
 mod bench;
+mod dead_letters;
+mod events;
 mod rabbit;
 mod refusals;
 

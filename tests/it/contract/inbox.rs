@@ -7,6 +7,7 @@ mod devices;
 mod erase;
 mod faults;
 mod idempotency;
+mod killed;
 mod open;
 mod outbox;
 mod read;

@@ -25,6 +25,13 @@ async fn every_path_names_its_methods_when_another_one_comes() {
     let cases = [
         (Method::GET, "/v1/notifications", "POST, OPTIONS"),
         (Method::DELETE, "/v1/notifications", "POST, OPTIONS"),
+        (Method::PUT, "/v1/notifications/x", "GET, HEAD, DELETE, OPTIONS"),
+        (Method::GET, "/v1/notifications/batch", "POST, OPTIONS"),
+        (Method::DELETE, "/v1/notifications/batch", "POST, OPTIONS"),
+        (Method::POST, "/v1/inbox", "GET, HEAD, OPTIONS"),
+        (Method::POST, "/v1/inbox/unread", "GET, HEAD, OPTIONS"),
+        (Method::GET, "/v1/inbox/read", "POST, OPTIONS"),
+        (Method::GET, "/v1/devices/web-1", "DELETE, OPTIONS"),
         (Method::POST, "/v1/presence", "GET, HEAD, OPTIONS"),
         (Method::PUT, "/v1/tickets", "POST, OPTIONS"),
         (Method::POST, "/v1/connect", "GET, OPTIONS"),
@@ -39,7 +46,15 @@ async fn every_path_names_its_methods_when_another_one_comes() {
         let options = got(rig.ask(Method::OPTIONS, path)).await;
         assert_eq!((options.status, options.header("allow")), (204, Some(allow)), "{path}");
     }
-    for path in ["/v1", "/v1/notifications/x", "/v2/notifications", "/livez", "/metrics", "/demo/absent.js"] {
+    for path in [
+        "/v1",
+        "/v1/notifications/x/y",
+        "/v1/devices",
+        "/v2/notifications",
+        "/livez",
+        "/metrics",
+        "/demo/absent.js",
+    ] {
         got(rig.ask(Method::GET, path)).await.is_problem(404, "not_found", "path");
     }
 }

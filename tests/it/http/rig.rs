@@ -15,11 +15,11 @@ use fanfare::broker::{Broker, Health};
 use fanfare::clock::Clock;
 use fanfare::delivery::outlet::{Flow, Outlet};
 use fanfare::delivery::{self, Attach, Delivery};
-use fanfare::domain::{DeviceId, NodeId, PublisherId, TopicName, UserId};
+use fanfare::domain::{DeviceId, NodeId, PublisherId, Seq, Stream, TopicName, UserId};
 use fanfare::gateway::accept::{AcceptSettings, Lifetime, serve};
 use fanfare::http::{Check, Demo, Readiness, Settings, State, admin_routes, client_routes};
 use fanfare::inbox::sqlite::SqliteInbox;
-use fanfare::inbox::{self, Inbox};
+use fanfare::inbox::{self, Delivered, Inbox, Receipts, Streams};
 use fanfare::metrics::Metrics;
 use fanfare::presence::embedded::EmbeddedPresence;
 use fanfare::presence::{Lease, Located, Member, NodeLease, Presence, PresenceError, Route};
@@ -38,6 +38,7 @@ use tokio_util::task::TaskTracker;
 use warp::filters::BoxedFilter;
 
 use crate::support::backends::http_client;
+use crate::support::{DEADLINE, within};
 
 /// May publish to everybody.
 pub const KEY: &str = "ffk_shop_000000000000000000000000000000000000000000000001";
@@ -54,6 +55,8 @@ pub struct Rig {
     pub second: Arc<Delivery>,
     pub presence: EmbeddedPresence,
     pub inbox: Arc<SqliteInbox>,
+    /// Of the first node.
+    pub publishing: Arc<Publishing>,
     pub tokens: Arc<UserTokens>,
     pub readiness: watch::Sender<Readiness>,
     pub drains: Arc<AtomicUsize>,
@@ -99,9 +102,12 @@ impl Rig {
             },
             node: lease,
             clock,
-            publishing,
+            publishing: Arc::clone(&publishing),
             delivery: Arc::clone(&first),
             presence: Arc::new(presence.clone()),
+            graveyard: Arc::new(
+                EmbeddedBus::new().join(NodeId::new("n0").expect("an id"), metrics.broker.clone()).0,
+            ),
             inbox: inbox.clone(),
             publishers: Arc::new(publishers(&parts.tokens)),
             tokens: Arc::clone(&parts.tokens),
@@ -125,6 +131,7 @@ impl Rig {
             second,
             presence,
             inbox,
+            publishing,
             tokens: parts.tokens,
             readiness,
             drains,
@@ -142,6 +149,27 @@ impl Rig {
     /// A publish request with the key of the publisher who may do everything.
     pub fn publish(&self, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
         self.ask(Method::POST, "/v1/notifications").bearer_auth(KEY).body(body)
+    }
+
+    /// Publishes this, which must be accepted; answers the id.
+    pub async fn published(&self, body: &Value) -> String {
+        let answer = got(self.publish(body.to_string())).await;
+        assert_eq!(answer.status, 202, "{}", answer.json);
+        answer.json["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// A device of `user` has acknowledged everything in the user's stream.
+    pub async fn acknowledge(&self, user: &str) {
+        let user = UserId::new(user).expect("an id");
+        let head = self.inbox.heads(&[Stream::User(user.clone())]).await.expect("it answers").remove(0);
+        let entry = |seq| Delivered { user: user.clone(), epoch: head.epoch, seq: Seq(seq) };
+        let entries = (1..=head.head.0).map(entry).collect();
+        self.inbox.delivered(entries, Clock::system().now()).await.expect("it is written");
+    }
+
+    /// A request with the token of `user`.
+    pub fn ask_as(&self, user: &str, method: Method, path: &str) -> reqwest::RequestBuilder {
+        self.ask(method, path).bearer_auth(user_token(user))
     }
 
     /// A request to the admin listener, with the administrator's token.
@@ -311,6 +339,7 @@ impl Parts {
             max_recipients: 10_000,
             max_notification_bytes: 64 << 10,
             max_ttl: Duration::from_secs(30 * 86_400),
+            max_schedule: Duration::from_secs(90 * 86_400),
         };
         let settings = publish::Settings { limits, queue: 64, group: 16, workers: 1 };
         let (clock, tracker) = (self.clock.clone(), &self.tracker);
@@ -358,23 +387,43 @@ fn delivery_settings() -> delivery::Settings {
     }
 }
 
-/// Takes frames and remembers how it was closed.
+/// Remembers the frames that it took, and how it was closed.
 #[derive(Debug, Default)]
-pub struct Sink(Mutex<Option<CloseCode>>);
+pub struct Sink {
+    frames: watch::Sender<Vec<Value>>,
+    closed: Mutex<Option<CloseCode>>,
+}
 
 impl Sink {
     pub fn closed(&self) -> Option<CloseCode> {
-        *self.0.lock().expect("nobody panicked")
+        *self.closed.lock().expect("nobody panicked")
+    }
+
+    /// The first frame of this type, as soon as it is there.
+    pub async fn frame(&self, kind: &str) -> Value {
+        let mut frames = self.frames.subscribe();
+        let of_kind = |frames: &Vec<Value>| frames.iter().find(|frame| frame["type"] == kind).cloned();
+        let what = format!("a frame {kind}");
+        within(DEADLINE, &what, frames.wait_for(|frames| of_kind(frames).is_some()))
+            .await
+            .map(|frames| of_kind(&frames).expect("it was waited for"))
+            .expect("the sink is there")
     }
 }
 
 impl Outlet for Sink {
-    fn push(&self, _frame: Frame) -> Flow {
+    fn push(&self, frame: Frame) -> Flow {
+        let bytes = [&frame.head[..], &frame.body[..]].concat();
+        // What comes before the JSON is the WebSocket's header; pings have no JSON.
+        if let Some(start) = bytes.iter().position(|byte| *byte == b'{') {
+            let json = serde_json::from_slice(&bytes[start..]).expect("text frames are JSON");
+            self.frames.send_modify(|frames| frames.push(json));
+        }
         Flow::Open
     }
 
     fn close(&self, code: CloseCode) {
-        self.0.lock().expect("nobody panicked").get_or_insert(code);
+        self.closed.lock().expect("nobody panicked").get_or_insert(code);
     }
 }
 

@@ -111,18 +111,26 @@ async fn tickets_are_for_users_of_this_site_and_of_listed_ones() {
 }
 
 #[tokio::test]
-async fn a_preflight_is_answered_for_listed_sites_and_tickets_only() {
+async fn a_preflight_is_answered_for_listed_sites_and_what_is_a_users_only() {
     let rig = Rig::start().await;
     let ask = |path: &str, origin: &str| {
         let request = rig.ask(Method::OPTIONS, path).header("origin", origin);
         got(request.header("access-control-request-method", "POST"))
     };
-    let listed = ask("/v1/tickets", "https://shop.example").await;
-    assert_eq!(listed.status, 204);
-    assert_eq!(listed.header("access-control-allow-origin"), Some("https://shop.example"));
-    assert_eq!(listed.header("access-control-allow-methods"), Some("POST"));
-    let allowed = listed.header("access-control-allow-headers").unwrap_or_default();
-    assert!(allowed.contains("authorization") && allowed.contains("content-type"), "{allowed}");
+    for (path, method) in [
+        ("/v1/tickets", "POST"),
+        ("/v1/inbox", "GET"),
+        ("/v1/inbox/unread", "GET"),
+        ("/v1/inbox/read", "POST"),
+        ("/v1/devices/web-1", "DELETE"),
+    ] {
+        let listed = ask(path, "https://shop.example").await;
+        assert_eq!(listed.status, 204);
+        assert_eq!(listed.header("access-control-allow-origin"), Some("https://shop.example"));
+        assert_eq!(listed.header("access-control-allow-methods"), Some(method), "{path}");
+        let allowed = listed.header("access-control-allow-headers").unwrap_or_default();
+        assert!(allowed.contains("authorization") && allowed.contains("content-type"), "{allowed}");
+    }
     ask("/v1/tickets", "https://evil.example").await.is_problem(403, "origin_forbidden", "evil");
     let publish = ask("/v1/notifications", "https://shop.example").await;
     assert_eq!((publish.status, publish.header("access-control-allow-origin")), (204, None));

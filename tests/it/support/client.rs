@@ -36,7 +36,10 @@ pub enum Frame {
         to: u64,
     },
     Read {
+        id: Option<Value>,
+        stream: String,
         ids: Vec<String>,
+        up_to: Option<u64>,
         unread: u64,
         version: u64,
     },
@@ -85,6 +88,7 @@ pub struct StreamState {
     pub head: u64,
     pub from: u64,
     pub gap: bool,
+    pub unread: Option<u64>,
 }
 
 /// One notification; without `seq` it was sent now or never.
@@ -92,6 +96,8 @@ pub struct StreamState {
 pub struct Notification {
     pub stream: Option<String>,
     pub seq: Option<u64>,
+    #[serde(default)]
+    pub read: bool,
     pub notification: Value,
 }
 

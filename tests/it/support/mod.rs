@@ -8,6 +8,7 @@ pub mod backends;
 pub mod client;
 pub mod cluster;
 pub mod device;
+pub mod events;
 pub mod nginx;
 pub mod operator;
 pub mod ports;

@@ -1,6 +1,7 @@
 //! A TCP proxy in front of one backend, so that one test can lose it without all others losing it.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,6 +16,8 @@ enum Mode {
     Cut,
     /// Connections stay, new ones are taken, and no byte passes: the backend, or the network, hangs.
     Freeze,
+    /// As RabbitMQ under an alarm: it says so on connections that publish, and reads nothing from them.
+    Block,
 }
 
 /// A proxy that passes everything until told otherwise; gone when dropped.
@@ -56,7 +59,13 @@ impl ChaosProxy {
         self.mode.send_replace(Mode::Freeze);
     }
 
-    /// As before. What was frozen goes on where it was.
+    /// As if RabbitMQ had an alarm (memory or disk): connections that publish are told, and not read any more.
+    /// Those that consume go on.
+    pub fn block(&self) {
+        self.mode.send_replace(Mode::Block);
+    }
+
+    /// As before. What was frozen or blocked goes on where it was.
     pub fn heal(&self) {
         self.mode.send_replace(Mode::Pass);
     }
@@ -82,30 +91,120 @@ async fn carry(client: TcpStream, target: String, mut modes: watch::Receiver<Mod
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
     let (up, down) = (modes.clone(), modes.clone());
+    let publishes = AtomicBool::new(false);
     // Whatever ends first ends all of it.
     tokio::select! {
-        () = pump(client_read, server_write, up) => {}
-        () = pump(server_read, client_write, down) => {}
+        () = pump(client_read, server_write, up, &publishes) => {}
+        () = pump_back(server_read, client_write, down, &publishes) => {}
         _ = modes.wait_for(|mode| *mode == Mode::Cut) => {}
     }
 }
 
-/// One direction, until its end.
+/// What the name of a connection that publishes ends with, as nodes name theirs for RabbitMQ.
+const PUBLISHES: &[u8] = b" publish";
+
+/// From the client to the server, until its end.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut modes: watch::Receiver<Mode>,
+    publishes: &AtomicBool,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let Ok(length @ 1..) = from.read(&mut buffer).await else {
             return;
         };
-        if modes.wait_for(|mode| *mode == Mode::Pass).await.is_err() {
+        if buffer[..length].windows(PUBLISHES.len()).any(|part| part == PUBLISHES) {
+            publishes.store(true, Ordering::Relaxed);
+        }
+        let passes = |mode: &Mode| match mode {
+            Mode::Block => !publishes.load(Ordering::Relaxed),
+            mode => *mode == Mode::Pass,
+        };
+        if modes.wait_for(passes).await.is_err() {
             return;
         }
         if to.write_all(&buffer[..length]).await.is_err() {
             return;
+        }
+    }
+}
+
+/// From the server to the client, until its end. What RabbitMQ says of an alarm is put between its frames.
+async fn pump_back(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut modes: watch::Receiver<Mode>,
+    publishes: &AtomicBool,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut frames = Frames::default();
+    let mut told = false;
+    loop {
+        let blocks = *modes.borrow_and_update() == Mode::Block && publishes.load(Ordering::Relaxed);
+        if blocks != told && frames.is_between() {
+            let word = if blocks { BLOCKED } else { UNBLOCKED };
+            if to.write_all(word).await.is_err() {
+                return;
+            }
+            told = blocks;
+        }
+        let length = tokio::select! {
+            read = from.read(&mut buffer) => match read {
+                Ok(length @ 1..) => length,
+                _ => return,
+            },
+            changed = modes.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return,
+            },
+        };
+        if modes.wait_for(|mode| matches!(mode, Mode::Pass | Mode::Block)).await.is_err() {
+            return;
+        }
+        frames.pass(&buffer[..length]);
+        if to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// AMQP 0-9-1, section 4.2.3: type, channel, size, payload, end. `connection.blocked` with the reason "low on memory".
+const BLOCKED: &[u8] = b"\x01\x00\x00\x00\x00\x00\x12\x00\x0a\x00\x3c\x0dlow on memory\xce";
+/// `connection.unblocked`.
+const UNBLOCKED: &[u8] = b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x3d\xce";
+
+/// Where frames begin and end in what a server sends. Of use for AMQP only.
+#[derive(Default)]
+struct Frames {
+    head: Vec<u8>,
+    rest: usize,
+}
+
+impl Frames {
+    fn is_between(&self) -> bool {
+        self.head.is_empty() && self.rest == 0
+    }
+
+    fn pass(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let passed = if self.rest > 0 {
+                let passed = self.rest.min(bytes.len());
+                self.rest -= passed;
+                passed
+            } else {
+                let passed = (7 - self.head.len()).min(bytes.len());
+                self.head.extend(&bytes[..passed]);
+                if let [_, _, _, size @ ..] = &self.head[..]
+                    && let Ok(size) = <[u8; 4]>::try_from(size)
+                {
+                    self.rest = usize::try_from(u32::from_be_bytes(size)).expect("64 bits") + 1;
+                    self.head.clear();
+                }
+                passed
+            };
+            bytes = &bytes[passed..];
         }
     }
 }

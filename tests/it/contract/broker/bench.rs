@@ -1,11 +1,12 @@
 //! Either broker, with what a test needs around it: nodes that join, a backend that publishes, a look at the dead.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare::broker::embedded::{EmbeddedBus, Published};
 use fanfare::broker::rabbit::{RabbitBroker, Settings};
-use fanfare::broker::{Broker, ControlRequest, Destination, Health, Ingress, Inlets};
+use fanfare::broker::{Broker, ControlRequest, Destination, Graveyard, Health, Ingress, Inlets};
 use fanfare::domain::{NodeId, Priority};
 use fanfare::metrics::broker::BrokerMetrics;
 use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions};
@@ -44,7 +45,8 @@ pub fn node_id(id: &str) -> NodeId {
 /// A node that joined.
 pub struct Node {
     pub id: NodeId,
-    pub broker: Box<dyn Broker>,
+    pub broker: Arc<dyn Broker>,
+    pub graveyard: Arc<dyn Graveyard>,
     pub inlets: Inlets,
     pub metrics: BrokerMetrics,
 }
@@ -143,7 +145,8 @@ impl Rabbit {
             RabbitBroker::start(settings, metrics.clone(), self.tracker.clone(), self.cancel.clone())
                 .await
                 .expect("the broker starts");
-        Node { id, broker: Box::new(broker), inlets, metrics }
+        let broker = Arc::new(broker);
+        Node { id, broker: broker.clone(), graveyard: broker, inlets, metrics }
     }
 
     pub async fn publish(&self, key: &str, body: &[u8], properties: BasicProperties) {
@@ -199,7 +202,8 @@ impl Bench {
             Self::Embedded(bus, _) => {
                 let metrics = BrokerMetrics::default();
                 let (broker, inlets) = bus.join(node_id(id), metrics.clone());
-                Node { id: node_id(id), broker: Box::new(broker), inlets, metrics }
+                let broker = Arc::new(broker);
+                Node { id: node_id(id), broker: broker.clone(), graveyard: broker, inlets, metrics }
             }
         }
     }

@@ -99,7 +99,12 @@ async fn a_node_queue_deleted_under_its_consumer_is_replaced() {
     sends_to_itself(&mut one).await;
     let before = queues(&rabbit, "fanfare.node.n1.").await;
     assert_eq!(before.len(), 1);
+    let mut health = one.broker.health();
+    health.mark_unchanged();
     delete_exclusive_queue(&rabbit, &before[0]).await;
+    // Whoever looks after what was lost is told at once.
+    within("a word about the health", health.changed()).await.expect("the broker is there");
+    assert_eq!(*health.borrow(), Health::Up);
     sends_to_itself(&mut one).await;
     let mut after = Vec::new();
     eventually("the next queue", async || {

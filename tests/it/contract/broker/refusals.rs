@@ -101,7 +101,7 @@ async fn put(path: &str, body: Value) {
 }
 
 /// Imports the shipped exchanges, queues and bindings into the vhost, and makes its users with other names.
-async fn import_definitions(rabbit: &Rabbit) -> Value {
+pub async fn import_definitions(rabbit: &Rabbit) -> Value {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/rabbitmq-definitions.json");
     let shipped = std::fs::read_to_string(shipped).expect("it is shipped");
     let shipped: Value = serde_json::from_str(&shipped).expect("it is JSON");
@@ -125,7 +125,7 @@ async fn import_definitions(rabbit: &Rabbit) -> Value {
     shipped
 }
 
-fn as_user(rabbit: &Rabbit, user: &str) -> String {
+pub fn as_user(rabbit: &Rabbit, user: &str) -> String {
     let login = format!("{user}-{}:word@", rabbit.vhost());
     rabbit.url.replace("guest:guest@", &login)
 }

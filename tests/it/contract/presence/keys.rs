@@ -71,6 +71,10 @@ async fn a_node_knows_its_users_until_they_leave_and_leaves_them_to_its_survivor
     presence.lease(&lease("b2"), TTL, true).await.unwrap();
     assert_eq!(users("node-users:{n1}").await, [""; 0]);
     assert_eq!(users("node-users-left:{n1}").await, ["alice"]);
+    let node = "n1".parse().unwrap();
+    let claimed = presence.claim_users(&node, 10).await.unwrap();
+    assert_eq!(claimed, ["alice".parse().unwrap()], "also while its next life lives");
+    assert_eq!(presence.claim_users(&node, 10).await.unwrap(), []);
 }
 
 #[tokio::test]

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use fanfare::presence::Lease;
 
-use super::subject::{LONG, SHORT, Subject, node_lease};
+use super::subject::{LONG, SHORT, Subject, member, node_lease};
 
 on_both!(
     a_lease_is_kept_until_it_is_forgotten,
     another_boot_waits_until_the_lease_runs_out,
     only_the_own_boot_releases_a_lease,
     live_nodes_are_listed_in_order,
+    the_users_of_a_dead_node_are_taken_over_once,
+    of_a_living_node_nothing_is_taken,
     a_ticket_is_taken_by_one_of_many,
     a_ticket_runs_out,
     a_ticket_is_not_overwritten,
@@ -69,6 +71,46 @@ async fn live_nodes_are_listed_in_order(subject: Subject) {
     let expected = [node_lease("n1", "b1"), changed];
     let listed = async || subject.presence.nodes().await.unwrap() == expected;
     subject.after(SHORT, "n2 is dead, n3 is changed", listed).await;
+}
+
+async fn the_users_of_a_dead_node_are_taken_over_once(subject: Subject) {
+    let (dead, alive) = (node_lease("n1", "b1"), node_lease("n2", "b1"));
+    subject.presence.lease(&dead, SHORT, true).await.unwrap();
+    subject.presence.lease(&alive, LONG, true).await.unwrap();
+    let other = member("u1", "n2", 9, "web");
+    let gone = member("u0", "n1", 8, "phone");
+    let left: Vec<_> = (1..=5).map(|number| member(&format!("u{number}"), "n1", number, "phone")).collect();
+    subject.announce(&left, LONG).await;
+    subject.announce(&[other.clone(), gone.clone()], LONG).await;
+    subject.presence.withdraw(&[gone]).await.unwrap();
+    let is_dead = async || subject.presence.dead_nodes().await.unwrap() == [dead.node.clone()];
+    subject.after(SHORT, "n1 is dead", is_dead).await;
+
+    let mut claimed = subject.presence.claim_users(&dead.node, 2).await.unwrap();
+    assert_eq!(claimed.len(), 2);
+    let mut takers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (presence, node) = (Arc::clone(&subject.presence), dead.node.clone());
+        takers.spawn(async move { presence.claim_users(&node, 100).await.unwrap() });
+    }
+    claimed.extend(takers.join_all().await.into_iter().flatten());
+    claimed.sort();
+    let users = claimed.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(users, ["u1", "u2", "u3", "u4", "u5"], "each once, and nobody who said goodbye");
+    assert_eq!(subject.of_user("u1").await, [other], "those of the living stay");
+    assert_eq!(subject.of_user("u2").await, []);
+}
+
+async fn of_a_living_node_nothing_is_taken(subject: Subject) {
+    let lease = node_lease("n1", "b1");
+    subject.presence.lease(&lease, LONG, true).await.unwrap();
+    let alice = member("alice", "n1", 1, "phone");
+    subject.announce(&[alice.clone()], LONG).await;
+    assert_eq!(subject.presence.dead_nodes().await.unwrap(), []);
+    assert_eq!(subject.presence.claim_users(&lease.node, 100).await.unwrap(), []);
+    assert_eq!(subject.of_user("alice").await, [alice]);
+    let nobody = "never-there".parse().unwrap();
+    assert_eq!(subject.presence.claim_users(&nobody, 100).await.unwrap(), []);
 }
 
 async fn a_ticket_is_taken_by_one_of_many(subject: Subject) {

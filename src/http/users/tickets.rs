@@ -3,8 +3,7 @@
 //! ```text
 //! {"ticket":"…","expires_in_ms":30000,"expires_at":"2026-12-01T09:00:30Z"}
 //! ```
-//! It stands for the user's token, and is bound to the `Origin` that asked. The one endpoint for pages of
-//! other sites (CORS).
+//! It stands for the user's token, and is bound to the `Origin` that asked.
 
 use std::sync::Arc;
 
@@ -17,15 +16,14 @@ use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
-use super::State;
-use super::bearer::bearer;
-use super::body::{self, check_type};
-use super::call::{Call, call, json, with_body};
-use super::origin::{self, Site};
-use super::problem::{Answer, Problem};
+use super::{claims, to_page};
 use crate::auth::UserClaims;
 use crate::auth::ticket::{TICKET_TTL, Ticket};
 use crate::domain::{DeviceId, UnixMillis};
+use crate::http::State;
+use crate::http::body::{self, check_type};
+use crate::http::call::{Call, call, json, with_body};
+use crate::http::problem::{Answer, Problem};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,31 +41,23 @@ struct Shape {
     expires_at: UnixMillis,
 }
 
-pub(super) fn routes(state: &Arc<State>) -> BoxedFilter<(Response,)> {
+pub(super) fn route(state: &Arc<State>) -> BoxedFilter<(Response,)> {
     warp::path!("v1" / "tickets")
         .and(warp::post())
         .and(call(state, "/v1/tickets"))
         .and(warp::body::stream())
-        .then(|call: Call, body| async move {
-            // A listed site's page is to be able to read refusals, too.
-            let site = origin::site(&call.headers, &call.state.settings.allowed_origins);
-            let seen_by = site.as_ref().ok().cloned();
-            let admit = move |call: &Call| {
-                site?;
-                let claims = claims(call)?;
-                check_type(&call.headers)?;
-                Ok(claims)
-            };
-            let mut response = with_body(call, body, admit, ticket).await;
-            origin::permit(response.headers_mut(), seen_by.unwrap_or(Site::Same));
-            response
+        .then(|call, body| {
+            to_page(call, |call, site| {
+                let admit = |call: &Call| {
+                    site?;
+                    let claims = claims(call)?;
+                    check_type(&call.headers)?;
+                    Ok(claims)
+                };
+                with_body(call, body, admit, ticket)
+            })
         })
         .boxed()
-}
-
-fn claims(call: &Call) -> Result<UserClaims, Problem> {
-    let token = bearer(&call.headers, "a user's token")?;
-    Ok(call.state.tokens.verify(token, call.state.clock.now())?)
 }
 
 async fn ticket(call: Arc<Call>, claims: UserClaims, body: Bytes) -> Answer {

@@ -1,0 +1,179 @@
+//! Receipts: which notifications devices have acknowledged, on its way to the inbox.
+//!
+//! Those of users' own streams are noted one by one, by nature in groups: whatever was acknowledged while the
+//! last group was written goes together, and a lone one goes at once. Those of shared streams are counted here
+//! and added every few seconds. An ack never waits for any of it; what there is no room for is lost to the
+//! receipts alone, never to a device, and counted.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tracing::debug;
+
+use super::Delivery;
+use crate::domain::{Epoch, Seq, Stream};
+use crate::inbox::{Delivered, DeliveredShared, InboxError};
+
+/// How many go in one call.
+const GROUP: usize = 512;
+/// How many of users' own streams may wait, and how many places of shared streams.
+const WAITING: usize = 100_000;
+/// How long after a failure the next call is made, at least.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+/// And at most.
+const RETRY_MAX: Duration = Duration::from_millis(1_500);
+
+/// What is to be noted. Bounded.
+#[derive(Default)]
+pub(super) struct Receipts {
+    own: Mutex<Vec<Delivered>>,
+    shared: Mutex<HashMap<(Stream, Epoch, Seq), u64>>,
+    arrived: Notify,
+}
+
+impl Receipts {
+    /// A device has acknowledged the notification at this place. Returns whether there is room to remember it.
+    pub(super) fn acked(&self, stream: &Stream, epoch: Epoch, seq: Seq) -> bool {
+        match stream {
+            Stream::User(user) => {
+                let mut own = lock(&self.own);
+                if own.len() >= WAITING {
+                    return false;
+                }
+                own.push(Delivered { user: user.clone(), epoch, seq });
+                drop(own);
+                self.arrived.notify_one();
+                true
+            }
+            shared => self.count(shared, epoch, seq, 1),
+        }
+    }
+
+    fn count(&self, stream: &Stream, epoch: Epoch, seq: Seq, devices: u64) -> bool {
+        let mut counts = lock(&self.shared);
+        let key = (stream.clone(), epoch, seq);
+        if counts.len() >= WAITING && !counts.contains_key(&key) {
+            return false;
+        }
+        *counts.entry(key).or_default() += devices;
+        true
+    }
+
+    fn take_own(&self) -> Vec<Delivered> {
+        let mut own = lock(&self.own);
+        if own.len() <= GROUP {
+            return std::mem::take(&mut *own);
+        }
+        own.drain(..GROUP).collect()
+    }
+
+    /// What was not noted goes before what has arrived meanwhile. Returns how many there was no room for.
+    fn put_back(&self, mut group: Vec<Delivered>) -> usize {
+        let mut own = lock(&self.own);
+        let lost = (group.len() + own.len()).saturating_sub(WAITING);
+        group.truncate(group.len() - lost.min(group.len()));
+        group.append(&mut own);
+        *own = group;
+        lost
+    }
+
+    fn take_shared(&self) -> Vec<DeliveredShared> {
+        let counts = std::mem::take(&mut *lock(&self.shared));
+        let each = |((stream, epoch, seq), devices)| DeliveredShared { stream, epoch, seq, devices };
+        counts.into_iter().map(each).collect()
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a panic left half-changed is at worst a receipt that is missing.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Delivery {
+    /// A device has acknowledged the notification at this place. Never waits.
+    pub(super) fn note_receipt(&self, stream: &Stream, epoch: Epoch, seq: Seq) {
+        self.metrics.acks.inc();
+        if !self.receipts.acked(stream, epoch, seq) {
+            self.metrics.receipts_lost.inc();
+        }
+    }
+
+    /// Notes what was acknowledged, for ever.
+    pub(super) async fn write_receipts(self: Arc<Self>) {
+        loop {
+            tokio::select! {
+                biased; // Only so that simulations replay.
+                () = self.cancel.cancelled() => return,
+                () = self.receipts.arrived.notified() => {}
+            }
+            while !self.note_own().await {
+                tokio::select! {
+                    biased; // Only so that simulations replay.
+                    () = self.cancel.cancelled() => return,
+                    () = tokio::time::sleep(self.clock.random_range(RETRY_MIN..RETRY_MAX)) => {}
+                }
+            }
+        }
+    }
+
+    /// Notes those of users' own streams until none waits. False when the inbox did not take them.
+    async fn note_own(&self) -> bool {
+        loop {
+            let group = self.receipts.take_own();
+            if group.is_empty() {
+                return true;
+            }
+            match self.inbox.delivered(group.clone(), self.clock.now()).await {
+                Ok(()) => {}
+                Err(error @ InboxError::Refused(_)) => self.lose(&error, group.len()),
+                Err(error) => {
+                    self.metrics.receipt_failures.inc();
+                    debug!(%error, "acknowledgements were not noted and are tried again");
+                    let lost = self.receipts.put_back(group);
+                    self.metrics.receipts_lost.inc_by(lost as u64);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Adds the counts of shared streams.
+    async fn note_shared(&self) {
+        let counts = self.receipts.take_shared();
+        for group in counts.chunks(GROUP) {
+            match self.inbox.delivered_shared(group.to_vec(), self.clock.now()).await {
+                Ok(()) => {}
+                Err(InboxError::Unavailable(error)) => {
+                    self.metrics.receipt_failures.inc();
+                    debug!(%error, "acknowledgements of shared streams were not counted and are tried again");
+                    for one in group {
+                        if !self.receipts.count(&one.stream, one.epoch, one.seq, one.devices) {
+                            self.metrics.receipts_lost.inc_by(one.devices);
+                        }
+                    }
+                }
+                // It may have counted: rather too few than a device that does not exist.
+                Err(error) => {
+                    let devices: u64 = group.iter().map(|one| one.devices).sum();
+                    self.lose(&error, usize::try_from(devices).unwrap_or(usize::MAX));
+                }
+            }
+        }
+    }
+
+    fn lose(&self, error: &InboxError, receipts: usize) {
+        debug!(%error, "{receipts} acknowledgements were not noted");
+        self.metrics.receipt_failures.inc();
+        self.metrics.receipts_lost.inc_by(receipts as u64);
+    }
+
+    /// Counts of shared streams, with the cursors; at the end of the node also what else waits.
+    pub(super) async fn commit_receipts(&self, all: bool) {
+        if all {
+            self.note_own().await;
+        }
+        self.note_shared().await;
+    }
+}

@@ -1,0 +1,104 @@
+//! What publishers are told.
+//!
+//! Owns the words for what was done with a request, and the stable codes for why it was not.
+
+use super::Refused;
+use crate::domain::NotificationId;
+use crate::inbox::InboxError;
+
+/// What an accepted request is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accepted {
+    /// The notification's id.
+    pub id: NotificationId,
+    /// How many recipients it has; `None` for a topic or everyone.
+    pub recipients: Option<u32>,
+    /// How many of them are connected; `None` where that is unknown.
+    pub online: Option<u32>,
+    /// What was done.
+    pub how: How,
+}
+
+/// What was done with an accepted request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// Committed.
+    Stored,
+    /// Sent to who is connected (`ttl: 0`).
+    Sent,
+    /// It had been committed before under the same key; sent again.
+    Replayed,
+    /// Kept until its time.
+    Scheduled,
+    /// It had been kept before under the same key.
+    ScheduleReplayed,
+}
+
+impl How {
+    /// The word for it in metrics.
+    pub(super) fn outcome(self) -> &'static str {
+        match self {
+            Self::Stored => "accepted",
+            Self::Sent => "sent",
+            Self::Scheduled => "scheduled",
+            Self::Replayed | Self::ScheduleReplayed => "replayed",
+        }
+    }
+}
+
+/// Why a request was not accepted. [`PublishError::code`] is stable.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The request is not acceptable.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The publisher may not publish to that target.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The idempotency key was used for another request.
+    #[error("the idempotency key was used before for another request")]
+    KeyReused,
+    /// A request with the same key is still being committed.
+    #[error("a request with this idempotency key is still in progress")]
+    KeyInProgress,
+    /// Too much is waiting to be committed.
+    #[error("too many requests are waiting to be stored")]
+    Overloaded,
+    /// Its TTL ran out while it waited to be committed: nothing was stored. Safe to retry.
+    #[error("its ttl ran out while it waited to be stored")]
+    Expired,
+    /// The inbox is away; whether the request was committed is unknown. Safe to retry with the same key.
+    #[error("the inbox is not available")]
+    Unavailable(#[source] Option<InboxError>),
+}
+
+impl PublishError {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(refused) => refused.code,
+            Self::Forbidden(_) => "forbidden_target",
+            Self::KeyReused => "idempotency_key_reused",
+            Self::KeyInProgress => "idempotency_key_in_progress",
+            Self::Overloaded => "overloaded",
+            Self::Expired => "expired",
+            Self::Unavailable(_) => "inbox_unavailable",
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::KeyInProgress | Self::Overloaded | Self::Expired | Self::Unavailable(_) => true,
+            Self::Refused(_) | Self::Forbidden(_) | Self::KeyReused => false,
+        }
+    }
+
+    /// A call of the inbox that failed; `keyed`: it had an idempotency key.
+    pub(super) fn of_inbox(error: InboxError, keyed: bool) -> Self {
+        match error {
+            InboxError::Timeout(_) if keyed => Self::KeyInProgress,
+            error => Self::Unavailable(Some(error)),
+        }
+    }
+}

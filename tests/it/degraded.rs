@@ -1,0 +1,225 @@
+//! Degraded modes, word by word: what goes on without Redis, RabbitMQ or SQL, what does not, where it shows, and
+//! that all of it is back by itself.
+
+use std::time::Duration;
+
+use lapin::options::BasicPublishOptions;
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use serde_json::{Value, json};
+
+use crate::cluster::QUICK;
+use crate::support::backends::{http_client, rabbit_api};
+use crate::support::client::TestClient;
+use crate::support::cluster::TestCluster;
+use crate::support::device::{Device, all_received};
+use crate::support::publisher::Publisher;
+use crate::support::{DEADLINE, eventually};
+
+/// Timeouts, backoffs and head checks, one after the other, on two busy cores.
+const HEALED: Duration = Duration::from_secs(40);
+
+fn to_both(number: u64) -> Value {
+    json!({"to": {"users": ["alice", "bob"]}, "data": number})
+}
+
+/// Alice on the first node, bob on the second.
+async fn alice_and_bob(cluster: &TestCluster) -> [Device; 2] {
+    let mut devices =
+        [cluster.device_on(0, "alice", "phone", &[]), cluster.device_on(1, "bob", "phone", &[])];
+    for device in &mut devices {
+        device.connected(DEADLINE, 1).await;
+    }
+    devices
+}
+
+fn publisher(cluster: &TestCluster) -> Publisher {
+    Publisher::new(&cluster.nodes[0].http_url(), &cluster.credentials)
+}
+
+/// Waits until both nodes say in `/readyz` and by the gauge that `dependency` is `state`, and answer `status`.
+async fn shows(cluster: &TestCluster, dependency: &str, state: &str, status: u16) {
+    for node in 0..cluster.nodes.len() {
+        let operator = cluster.operator(node);
+        let what = format!("node {node} says that {dependency} is {state}");
+        let gauge = format!("fanfare_dependency{{dependency=\"{dependency}\",state=\"{state}\"}}");
+        eventually(HEALED, &what, async || {
+            let (answered, body) = operator.get("/readyz").await;
+            let ready = answered == status && body["checks"][dependency]["status"] == state;
+            ready && operator.metric(&gauge).await == 1.0
+        })
+        .await;
+    }
+}
+
+/// What a new connection to a node is told: whether it is degraded.
+async fn welcomed_degraded(cluster: &TestCluster, node: usize) -> bool {
+    let token = cluster.credentials.user_token("carol");
+    let hello = json!({"device": "desk"});
+    let mut client = TestClient::connect(&cluster.nodes[node].ws_url(), &token, hello).await;
+    let degraded = client.expect_welcome().await.degraded;
+    client.close().await;
+    degraded
+}
+
+/// Each node wrote each of these lines once.
+fn logged_once(cluster: &mut TestCluster, lines: &[&str]) {
+    for node in &mut cluster.nodes {
+        let log = node.process().log();
+        for line in lines {
+            assert_eq!(log.matches(line).count(), 1, "{line:?} in:\n{log}");
+        }
+    }
+}
+
+/// What both have got, each in order and once.
+fn got(devices: &[Device; 2], expected: &[u64]) {
+    for device in devices {
+        let data: Vec<u64> = device.data("user").iter().filter_map(Value::as_u64).collect();
+        assert_eq!(data, expected);
+        assert!(device.diary().closes.is_empty(), "the connection lived through it");
+    }
+}
+
+#[tokio::test]
+async fn without_redis_all_nodes_get_everything_and_nobody_knows_who_is_online() {
+    let mut cluster = TestCluster::start_with(QUICK).await;
+    let mut devices = alice_and_bob(&cluster).await;
+    assert!(!welcomed_degraded(&cluster, 0).await);
+    cluster.redis.cut();
+    shows(&cluster, "presence", "down", 200).await;
+    let answer = publisher(&cluster).publish(&to_both(1)).await;
+    assert_eq!(answer.body["online"], Value::Null);
+    all_received(&mut devices, DEADLINE, 1).await;
+    assert!(welcomed_degraded(&cluster, 1).await);
+    cluster.redis.heal();
+    shows(&cluster, "presence", "up", 200).await;
+    assert!(!welcomed_degraded(&cluster, 1).await);
+    eventually(HEALED, "it is known again who is online", async || {
+        publisher(&cluster).publish(&json!({"to": {"users": ["dave"]}})).await.body["online"] == 0
+    })
+    .await;
+    let answer = publisher(&cluster).publish(&to_both(2)).await;
+    assert_eq!(answer.body["online"], 2);
+    all_received(&mut devices, HEALED, 2).await;
+    got(&devices, &[1, 2]);
+    logged_once(&mut cluster, &["presence is away", "presence is back"]);
+}
+
+#[tokio::test]
+async fn without_rabbitmq_own_connections_are_pushed_to_and_others_found_by_the_head_check() {
+    let mut cluster = TestCluster::start_with(QUICK).await;
+    let mut devices = alice_and_bob(&cluster).await;
+    cluster.rabbit.cut();
+    shows(&cluster, "broker", "down", 200).await;
+    lives_without_the_broker(&cluster, &mut devices).await;
+    cluster.rabbit.heal();
+    shows(&cluster, "broker", "up", 200).await;
+    assert!(!welcomed_degraded(&cluster, 1).await);
+    publisher(&cluster).publish(&to_both(2)).await;
+    all_received(&mut devices, HEALED, 2).await;
+    got(&devices, &[1, 2]);
+    logged_once(&mut cluster, &["the session with RabbitMQ ended"]);
+}
+
+/// What holds alike with RabbitMQ away and blocked: notification 1 reaches both.
+async fn lives_without_the_broker(cluster: &TestCluster, devices: &mut [Device; 2]) {
+    let operator = cluster.operator(0);
+    let repairs = operator.metric("fanfare_delivery_head_repairs_total").await;
+    let began = tokio::time::Instant::now();
+    let answer = publisher(cluster).publish(&to_both(1)).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(answer.body["online"], 2, "Redis is there");
+    devices[0].received(DEADLINE, 1).await;
+    let now = operator.metric("fanfare_delivery_head_repairs_total").await;
+    assert_eq!(now, repairs, "own connections wait for no head check");
+    devices[1].received(DEADLINE, 1).await;
+    let repaired = cluster.operator(1).metric("fanfare_delivery_head_repairs_total").await;
+    assert!(repaired > 0.0, "the other node found it by comparing heads");
+    assert!(welcomed_degraded(cluster, 1).await);
+}
+
+#[tokio::test]
+async fn a_blocked_rabbitmq_is_told_apart_and_costs_no_answer() {
+    let mut cluster = TestCluster::start_with(QUICK).await;
+    let mut devices = alice_and_bob(&cluster).await;
+    cluster.rabbit.block();
+    shows(&cluster, "broker", "blocked", 200).await;
+    lives_without_the_broker(&cluster, &mut devices).await;
+    cluster.rabbit.heal();
+    shows(&cluster, "broker", "up", 200).await;
+    assert!(!welcomed_degraded(&cluster, 1).await);
+    publisher(&cluster).publish(&to_both(2)).await;
+    all_received(&mut devices, HEALED, 2).await;
+    got(&devices, &[1, 2]);
+    logged_once(&mut cluster, &["RabbitMQ takes no messages now"]);
+}
+
+/// Publishes into the normal lane, as a backend does.
+async fn publish_over_amqp(cluster: &TestCluster, numbers: std::ops::RangeInclusive<u64>) {
+    let connecting = Connection::connect(&cluster.amqp_url, ConnectionProperties::default());
+    let connection = connecting.await.expect("RabbitMQ answers");
+    let channel = connection.create_channel().await.expect("a channel");
+    for number in numbers {
+        let body = to_both(number).to_string();
+        let (exchange, key) = ("fanfare.notifications".into(), "normal".into());
+        let options = BasicPublishOptions::default();
+        let properties = BasicProperties::default();
+        let published = channel.basic_publish(exchange, key, options, body.as_bytes(), properties).await;
+        published.expect("sent").await.expect("taken");
+    }
+    connection.close(200, "done".into()).await.expect("closes");
+}
+
+/// Of the normal lane: how many messages, how many of them unacknowledged, and its consumers.
+async fn lane(cluster: &TestCluster) -> (u64, u64, u64) {
+    let vhost = cluster.amqp_url.rsplit('/').next().expect("a vhost");
+    let url = format!("{}/api/queues/{vhost}/fanfare.ingress.normal", rabbit_api());
+    let text = http_client().get(url).send().await.expect("an answer").text().await.expect("a body");
+    let queue: Value = serde_json::from_str(&text).expect("JSON");
+    let count = |key: &str| queue[key].as_u64().unwrap_or(0);
+    (count("messages"), count("messages_unacknowledged"), count("consumers"))
+}
+
+#[tokio::test]
+async fn without_sql_ingress_stays_in_rabbitmq_and_now_or_never_goes_on() {
+    const MANY: u64 = 50;
+    let mut cluster = TestCluster::start_with(QUICK).await;
+    let mut devices = alice_and_bob(&cluster).await;
+    cluster.postgres.cut();
+    shows(&cluster, "inbox", "down", 503).await;
+    let refused = http_client()
+        .post(format!("{}/v1/notifications", cluster.nodes[0].http_url()))
+        .bearer_auth(&cluster.credentials.publisher_key)
+        .body(to_both(0).to_string())
+        .header("content-type", "application/json")
+        .send()
+        .await
+        .expect("an answer");
+    assert_eq!(refused.status(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    let mut now_or_never = to_both(0);
+    now_or_never["ttl"] = 0.into();
+    let sent = publisher(&cluster).try_publish(&now_or_never, None).await.expect("an answer");
+    assert_eq!((sent.status, &sent.body["status"]), (200, &json!("sent")));
+    all_received(&mut devices, DEADLINE, 1).await;
+
+    eventually(HEALED, "nobody consumes the lane", async || lane(&cluster).await.2 == 0).await;
+    publish_over_amqp(&cluster, 1..=MANY).await;
+    eventually(HEALED, "they stay in the lane", async || lane(&cluster).await == (MANY, 0, 0)).await;
+    let arrived = "fanfare_broker_ingress_settled_total";
+    for node in 0..2 {
+        assert_eq!(cluster.operator(node).metric(arrived).await, 0.0, "none was taken and put back");
+    }
+    cluster.postgres.heal();
+    shows(&cluster, "inbox", "up", 200).await;
+    let all = usize::try_from(MANY).expect("a few") + 1;
+    all_received(&mut devices, HEALED, all).await;
+    for device in &devices {
+        let mut data: Vec<u64> = device.data("user").iter().filter_map(Value::as_u64).collect();
+        data.sort_unstable();
+        assert_eq!(data, (0..=MANY).collect::<Vec<_>>(), "each once");
+        assert!(device.diary().closes.is_empty(), "the connection lived through it");
+    }
+    eventually(HEALED, "the lane is empty", async || lane(&cluster).await.0 == 0).await;
+    logged_once(&mut cluster, &["the inbox is away", "the inbox is back"]);
+}

@@ -1,0 +1,90 @@
+//! The ingress lanes of a real cluster: what is urgent does not wait behind what is not.
+
+use std::time::{Duration, Instant};
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use serde_json::{Value, json};
+
+use crate::support::DEADLINE;
+use crate::support::cluster::TestCluster;
+use crate::support::device::Device;
+
+/// How many low ones wait at first.
+const LOW: usize = 10_000;
+/// How many urgent ones are sent beside them, one after the other.
+const HIGH: usize = 20;
+
+/// A backend that publishes over AMQP with confirms.
+pub struct Backend {
+    pub channel: Channel,
+    _connection: Connection,
+}
+
+impl Backend {
+    pub async fn of(cluster: &TestCluster) -> Self {
+        let connecting = Connection::connect(&cluster.amqp_url, ConnectionProperties::default());
+        let connection = connecting.await.expect("RabbitMQ answers");
+        let channel = connection.create_channel().await.expect("a channel opens");
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms are on");
+        Self { channel, _connection: connection }
+    }
+
+    /// Publishes all, and waits for all confirms.
+    pub async fn publish(&self, lane: &str, bodies: impl Iterator<Item = Vec<u8>>) {
+        let mut confirms = Vec::new();
+        for body in bodies {
+            let (options, properties) =
+                (BasicPublishOptions::default(), BasicProperties::default().with_delivery_mode(2));
+            let exchange = "fanfare.notifications".into();
+            let sent = self.channel.basic_publish(exchange, lane.into(), options, &body, properties).await;
+            confirms.push(sent.expect("it is sent"));
+        }
+        for confirm in confirms {
+            assert_eq!(confirm.await.expect("it is confirmed"), Confirmation::Ack(None));
+        }
+    }
+
+    async fn waiting(&self, queue: &str) -> u32 {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let found = self.channel.queue_declare(queue.into(), passive, FieldTable::default()).await;
+        found.expect("it is there").message_count()
+    }
+}
+
+fn to(user: &str, data: Value) -> Vec<u8> {
+    json!({"to": {"users": [user]}, "data": data}).to_string().into_bytes()
+}
+
+/// Sends urgent ones to alice one after the other; answers how long each took, sorted.
+async fn latencies(backend: &Backend, device: &mut Device) -> Vec<Duration> {
+    let mut latencies = Vec::new();
+    for _ in 0..HIGH {
+        let count = device.diary().notifications.len();
+        let began = Instant::now();
+        backend.publish("high", std::iter::once(to("alice", json!(count)))).await;
+        device.received(DEADLINE, count + 1).await;
+        latencies.push(began.elapsed());
+    }
+    latencies.sort_unstable();
+    latencies
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn urgent_ones_arrive_while_thousands_of_low_ones_wait() {
+    let cluster = TestCluster::start().await;
+    let backend = Backend::of(&cluster).await;
+    let mut device = cluster.device_on(0, "alice", "phone", &[]);
+    device.connected(DEADLINE, 1).await;
+    let alone = latencies(&backend, &mut device).await;
+    backend.publish("low", (0..LOW).map(|number| to(&format!("bulk-{}", number % 500), json!(number)))).await;
+    let before = backend.waiting("fanfare.ingress.low").await;
+    let beside = latencies(&backend, &mut device).await;
+    let after = backend.waiting("fanfare.ingress.low").await;
+    let (alone, beside) = (alone[HIGH / 2], beside[HIGH / 2]);
+    println!("high alone {alone:?}, beside {before} to {after} low ones {beside:?}");
+    assert!(after > 0, "of {before} low ones none was waiting any more: it shows nothing");
+    assert!(beside < Duration::from_secs(1), "alone {alone:?}, beside {before} low ones {beside:?}");
+    assert!(device.diary().closes.is_empty() && device.diary().doubles == 0);
+}
