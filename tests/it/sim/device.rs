@@ -96,7 +96,8 @@ impl Device {
         witness.resumed = resumed.iter().map(|name| witness.stream(name)).collect();
         self.ledger.lock().expect("no panic under it").follows.remove(&self.holder);
         let (made, arrives) = tokio::sync::oneshot::channel();
-        let attach = Attach { claims: self.claims(), hello, peer: SocketAddr::from(([127, 0, 0, 1], 9)) };
+        let peer = SocketAddr::from(([127, 0, 0, 1], 9));
+        let attach = Attach { claims: self.claims(), hello, peer, accepted_at: self.stage.clock().now() };
         let (delivery, outlet) = (Arc::clone(&node.delivery), Arc::clone(&line));
         // In a task of its own, as the gateway does it; an attach that fails closes its socket.
         tokio::spawn(async move {
