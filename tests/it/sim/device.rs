@@ -126,10 +126,9 @@ impl Device {
             made = &mut arrives => made.ok(),
             () = tokio::time::sleep(PATIENCE) => {
                 line.cut();
-                let stage = self.stage.clone();
+                // The end of its stream is there already: the gateway sees it at once.
                 tokio::spawn(async move {
                     if let Ok(connection) = arrives.await {
-                        stage.pause(0..=40).await;
                         connection.on_closed();
                     }
                 });
