@@ -71,10 +71,10 @@ pub(super) const ADMIN: &[Path] = &[
     path("/admin/connections", READ),
     path("/admin/connections/{id}", REMOVE),
     path("/admin/presence/{user}", READ),
+    path("/admin/users/{id}", REMOVE),
     path("/admin/dead-letters", READ),
     path("/admin/dead-letters/{id}", LOOK_OR_REMOVE),
     path("/admin/dead-letters/{id}/requeue", WRITE),
-    path("/admin/users/{id}", REMOVE),
     path("/admin/drain", WRITE),
 ];
 

@@ -6,10 +6,10 @@
 //! | `GET /admin/connections?user=&node=&limit=` | connections, asked of the nodes themselves |
 //! | `DELETE /admin/connections/{id}` | closes one, on whichever node it is |
 //! | `GET /admin/presence/{user}` | what presence knows of a user |
+//! | `DELETE /admin/users/{id}` | erases what is stored of a user |
 //! | `GET /admin/dead-letters?limit=&after=` | AMQP messages that were refused for good |
 //! | `GET, DELETE /admin/dead-letters/{id}` | one of them, with its body; away with it |
 //! | `POST /admin/dead-letters/{id}/requeue` | back into its lane |
-//! | `DELETE /admin/users/{id}` | erases what is stored of a user |
 //! | `POST /admin/drain` | sends this node's clients away |
 
 mod connections;

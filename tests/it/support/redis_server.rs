@@ -70,6 +70,13 @@ impl RedisServer {
         }
     }
 
+    /// Sends `signal` (a name as `kill` takes it, such as `STOP`) to it.
+    pub(crate) fn signal(&self, signal: &str) {
+        let child = self.child.as_ref().expect("it runs");
+        let status = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "kill -{signal} of redis-server");
+    }
+
     /// Starts it on the same port and waits until it answers.
     pub(crate) async fn start_again(&mut self) {
         let mut command = Command::new("redis-server");

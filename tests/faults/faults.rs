@@ -1,0 +1,354 @@
+//! The faults, from cheap to dear, and how each is done and undone.
+//!
+//! Each waits until the nodes say that something is wrong, where they can know: a fault that nobody notices
+//! would prove nothing.
+
+use std::time::Duration;
+
+use sqlx::Executor;
+use tokio::time::sleep;
+
+use crate::stage::{Lines, NODES, Stage};
+use crate::support::process::NodeProcess;
+use crate::support::proxy::ChaosProxy;
+
+/// A backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    Rabbit,
+    Redis,
+    Postgres,
+}
+
+/// What is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing: the measure of all others.
+    Nothing,
+    AllDevicesDropped,
+    SomeDevicesStall,
+    NodeQueueDeleted,
+    RabbitConnectionsClosed,
+    PostgresConnectionsTerminated,
+    TableLocked,
+    RedisFlushed,
+    RedisReadOnly,
+    RedisOutOfMemory,
+    RedisKilled,
+    MemoryAlarm,
+    RabbitKilled,
+    PostgresCrashed,
+    /// Connections between the first node and a backend end, and new ones at once.
+    Reset(Backend),
+    /// No byte passes between the first node and a backend.
+    Silence(Backend),
+    NodeKilled,
+    NodeStopped,
+    NodeStoppedAmidAppend,
+    RabbitMemberKilled,
+    RabbitMemberCutOff,
+    RedisPrimaryKilled,
+    RedisPrimaryStopped,
+}
+
+/// Long enough for timeouts (2 to 5 s) to fire.
+const SHORT: Duration = Duration::from_secs(10);
+/// As the memory alarm and the lock are to last.
+const LONG: Duration = Duration::from_secs(20);
+/// Longer than two heartbeats of AMQP (10 s): a silent connection is found dead.
+const SILENCE: Duration = Duration::from_secs(25);
+/// Longer than a node's lease (15 s).
+const STOPPED: Duration = Duration::from_secs(40);
+
+impl Fault {
+    /// All, in the order in which they run.
+    pub fn all() -> impl Iterator<Item = Self> {
+        use Backend::{Postgres, Rabbit, Redis};
+        [
+            Self::Nothing,
+            Self::AllDevicesDropped,
+            Self::NodeQueueDeleted,
+            Self::RabbitConnectionsClosed,
+            Self::PostgresConnectionsTerminated,
+            Self::RedisFlushed,
+            Self::RedisKilled,
+            Self::RedisReadOnly,
+            Self::RedisOutOfMemory,
+            Self::PostgresCrashed,
+            Self::TableLocked,
+            Self::MemoryAlarm,
+            Self::RabbitKilled,
+            Self::Reset(Rabbit),
+            Self::Reset(Redis),
+            Self::Reset(Postgres),
+            Self::Silence(Rabbit),
+            Self::Silence(Redis),
+            Self::Silence(Postgres),
+            Self::SomeDevicesStall,
+            Self::NodeKilled,
+            Self::NodeStopped,
+            Self::NodeStoppedAmidAppend,
+            Self::RabbitMemberKilled,
+            Self::RabbitMemberCutOff,
+            Self::RedisPrimaryKilled,
+            Self::RedisPrimaryStopped,
+        ]
+        .into_iter()
+    }
+
+    /// In one word or a few, as on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::AllDevicesDropped => "all-devices-dropped",
+            Self::SomeDevicesStall => "5%-of-devices-stop-reading",
+            Self::NodeQueueDeleted => "node-queue-deleted",
+            Self::RabbitConnectionsClosed => "rabbitmq-connections-closed",
+            Self::PostgresConnectionsTerminated => "postgresql-connections-terminated",
+            Self::TableLocked => "table-locked",
+            Self::RedisFlushed => "redis-flushed",
+            Self::RedisReadOnly => "redis-read-only",
+            Self::RedisOutOfMemory => "redis-out-of-memory",
+            Self::RedisKilled => "redis-killed",
+            Self::MemoryAlarm => "rabbitmq-memory-alarm",
+            Self::RabbitKilled => "rabbitmq-killed",
+            Self::PostgresCrashed => "postgresql-crashed",
+            Self::Reset(Backend::Rabbit) => "reset-node-rabbitmq",
+            Self::Reset(Backend::Redis) => "reset-node-redis",
+            Self::Reset(Backend::Postgres) => "reset-node-postgresql",
+            Self::Silence(Backend::Rabbit) => "silence-node-rabbitmq",
+            Self::Silence(Backend::Redis) => "silence-node-redis",
+            Self::Silence(Backend::Postgres) => "silence-node-postgresql",
+            Self::NodeKilled => "node-killed",
+            Self::NodeStopped => "node-stopped-40s",
+            Self::NodeStoppedAmidAppend => "node-stopped-40s-amid-append",
+            Self::RabbitMemberKilled => "rabbitmq-member-killed",
+            Self::RabbitMemberCutOff => "rabbitmq-member-cut-off",
+            Self::RedisPrimaryKilled => "redis-primary-killed",
+            Self::RedisPrimaryStopped => "redis-primary-stopped",
+        }
+    }
+
+    /// Whether it needs the RabbitMQ of three and the Redis with a sentinel.
+    pub fn needs_clusters(self) -> bool {
+        matches!(
+            self,
+            Self::RabbitMemberKilled
+                | Self::RabbitMemberCutOff
+                | Self::RedisPrimaryKilled
+                | Self::RedisPrimaryStopped
+        )
+    }
+
+    /// Whether devices surely lose their connections by it.
+    pub fn drops_connections(self) -> bool {
+        matches!(self, Self::AllDevicesDropped | Self::NodeKilled)
+    }
+
+    /// Breaks it, and (but for what [`Self::repair`] does) mends it. When it returns the fault has ended.
+    pub async fn strike(self, stage: &mut Stage) {
+        match self {
+            Self::Nothing => {}
+            Self::AllDevicesDropped => stage.crowd.drop_all(),
+            Self::SomeDevicesStall => stall(stage).await,
+            Self::NodeQueueDeleted => delete_node_queue(stage).await,
+            Self::RabbitConnectionsClosed => {
+                stage.rabbit.ctl(0, &["close_all_connections", "a fault"]).await;
+            }
+            Self::PostgresConnectionsTerminated => {
+                let ended = stage.postgres.terminate_connections().await;
+                if ended < 2 {
+                    stage.complaints.push(format!("only {ended} connections were terminated"));
+                }
+            }
+            Self::TableLocked => {
+                let mut lock = stage.postgres.lock_entries().await;
+                sleep(LONG).await;
+                lock.execute("rollback").await.expect("the lock was held");
+            }
+            Self::MemoryAlarm => memory_alarm(stage).await,
+            Self::RabbitKilled => {
+                stage.rabbit.kill(0);
+                both_say(stage, "degraded").await;
+                stage.rabbit.start_again(0).await;
+            }
+            Self::PostgresCrashed => {
+                stage.postgres.crash().await;
+                both_say(stage, "unavailable").await;
+                stage.postgres.start_again().await;
+            }
+            Self::RedisFlushed
+            | Self::RedisReadOnly
+            | Self::RedisOutOfMemory
+            | Self::RedisKilled
+            | Self::RedisPrimaryKilled
+            | Self::RedisPrimaryStopped => self.strike_redis(stage).await,
+            Self::Reset(backend) => {
+                line(&stage.lines[0], backend).cut();
+                stage.says(0, trouble(backend)).await;
+                sleep(SHORT).await;
+                line(&stage.lines[0], backend).heal();
+            }
+            Self::Silence(backend) => {
+                line(&stage.lines[0], backend).freeze();
+                sleep(SILENCE).await;
+                line(&stage.lines[0], backend).heal();
+            }
+            Self::NodeKilled => stage.nodes[0].process().kill(),
+            Self::NodeStopped => {
+                stage.nodes[0].process().signal("STOP");
+                sleep(STOPPED).await;
+                stage.nodes[0].process().signal("CONT");
+            }
+            Self::NodeStoppedAmidAppend => stop_amid_append(stage).await,
+            Self::RabbitMemberKilled => {
+                stage.rabbit.kill(0);
+                sleep(SHORT).await;
+                stage.rabbit.start_again(0).await;
+            }
+            Self::RabbitMemberCutOff => {
+                stage.rabbit.partition(0).await;
+                sleep(LONG).await;
+                stage.rabbit.heal(0).await;
+                stage.rabbit.answers(0).await;
+            }
+        }
+    }
+
+    async fn strike_redis(self, stage: &mut Stage) {
+        match self {
+            Self::RedisFlushed => stage.redis[0].run::<()>(&["FLUSHALL"]).await,
+            Self::RedisReadOnly => {
+                // A replica of nobody: it answers reads and refuses writes.
+                let nobody = crate::support::ports::free_port().to_string();
+                stage.redis[0].run::<()>(&["REPLICAOF", "127.0.0.1", &nobody]).await;
+                both_say(stage, "degraded").await;
+                sleep(SHORT).await;
+                stage.redis[0].run::<()>(&["REPLICAOF", "NO", "ONE"]).await;
+            }
+            Self::RedisOutOfMemory => {
+                stage.redis[0].run::<()>(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
+                both_say(stage, "degraded").await;
+                sleep(SHORT).await;
+                stage.redis[0].run::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
+            }
+            Self::RedisKilled => {
+                stage.redis[0].kill();
+                both_say(stage, "degraded").await;
+                stage.redis[0].start_again().await;
+            }
+            Self::RedisPrimaryKilled => {
+                let old = primary(stage).await;
+                stage.redis[old].kill();
+                other_primary(stage, old).await;
+                stage.redis[old].start_again().await;
+            }
+            // The frozen one takes writes after its thaw, until a sentinel demotes it: they are lost.
+            _ => {
+                let old = primary(stage).await;
+                stage.redis[old].signal("STOP");
+                other_primary(stage, old).await;
+                sleep(SHORT).await;
+                stage.redis[old].signal("CONT");
+            }
+        }
+    }
+
+    /// What is made good while the devices are on their way back already.
+    pub async fn repair(self, nodes: &mut [NodeProcess]) {
+        if self == Self::NodeKilled {
+            nodes[0].restart().await;
+        }
+    }
+
+    /// Before the load ends: the nodes must say that all is well.
+    pub async fn tidy(self, stage: &mut Stage) {
+        both_say(stage, "ok").await;
+    }
+}
+
+fn line(lines: &Lines, backend: Backend) -> &ChaosProxy {
+    match backend {
+        Backend::Rabbit => &lines.rabbit,
+        Backend::Redis => &lines.redis,
+        Backend::Postgres => &lines.postgres,
+    }
+}
+
+/// What a node says without this backend.
+fn trouble(backend: Backend) -> &'static str {
+    if backend == Backend::Postgres { "unavailable" } else { "degraded" }
+}
+
+async fn both_say(stage: &mut Stage, expected: &str) {
+    for node in 0..NODES.len() {
+        stage.says(node, expected).await;
+    }
+}
+
+async fn stall(stage: &mut Stage) {
+    const LAGGED: &str = "fanfare_delivery_lagged_total";
+    let before = stage.metric(LAGGED).await;
+    stage.crowd.stall(true);
+    stage.work.heavy(true);
+    sleep(Duration::from_secs(30)).await;
+    stage.work.heavy(false);
+    stage.crowd.stall(false);
+    if stage.metric(LAGGED).await <= before {
+        stage.complaints.push("nobody lagged".to_owned());
+    }
+}
+
+async fn delete_node_queue(stage: &mut Stage) {
+    let queues = stage.rabbit.ctl(0, &["list_queues", "name"]).await;
+    let prefix = format!("fanfare.node.{}.", NODES[0]);
+    let queue = queues.lines().find(|line| line.starts_with(&prefix));
+    let queue = queue.unwrap_or_else(|| panic!("no queue of {} in {queues}", NODES[0])).to_owned();
+    stage.rabbit.ctl(0, &["delete_queue", &queue]).await;
+}
+
+async fn memory_alarm(stage: &mut Stage) {
+    stage.rabbit.ctl(0, &["set_vm_memory_high_watermark", "0"]).await;
+    both_say(stage, "degraded").await;
+    sleep(LONG).await;
+    stage.rabbit.ctl(0, &["set_vm_memory_high_watermark", "0.3"]).await;
+}
+
+/// The node is stopped while its statements wait in PostgreSQL, which then carries them out: nobody reads the answers.
+async fn stop_amid_append(stage: &mut Stage) {
+    let mut lock = stage.postgres.lock_entries().await;
+    let mut looking = stage.postgres.connect().await;
+    let mut waiting = 0;
+    for _ in 0..100 {
+        waiting = stage.postgres.waiting(&mut looking).await;
+        // Each node appends in two places at once: three are of both nodes.
+        if waiting >= 3 {
+            break;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    if waiting < 3 {
+        stage.complaints.push(format!("only {waiting} statements were in flight"));
+    }
+    stage.nodes[0].process().signal("STOP");
+    lock.execute("rollback").await.expect("the lock was held");
+    sleep(STOPPED).await;
+    stage.nodes[0].process().signal("CONT");
+}
+
+/// Which of both Redis servers the sentinel calls the primary.
+async fn primary(stage: &Stage) -> usize {
+    let (_, port): (String, u16) =
+        stage.redis[2].run(&["SENTINEL", "get-master-addr-by-name", "presence"]).await;
+    usize::from(port == stage.redis[1].port())
+}
+
+async fn other_primary(stage: &mut Stage, old: usize) {
+    for _ in 0..200 {
+        if primary(stage).await != old {
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    stage.complaints.push("the sentinel named no other primary".to_owned());
+}

@@ -1,0 +1,87 @@
+//! Real parts broken under load, each with an exact account: nothing that was accepted is lost.
+//!
+//! `tests/faults/run` starts it; `tests/faults/run NAME…` runs some of the faults, `SEED=17` chooses as
+//! another run did. A program of its own and not a list of tests: the faults share one cluster, which is dear to start.
+#![expect(unreachable_pub, reason = "modules of one program speak through pub items")]
+
+#[expect(dead_code, unused_imports, reason = "shared with tests/it, which needs more of it")]
+#[path = "../it/support/mod.rs"]
+mod support;
+
+mod account;
+mod amqp;
+mod books;
+mod course;
+mod crowd;
+mod device;
+mod faults;
+mod load;
+mod postgres;
+mod rabbit;
+mod stage;
+mod table;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use faults::Fault;
+use stage::Stage;
+use table::{Row, table};
+
+fn main() -> ExitCode {
+    let names: Vec<String> = std::env::args().skip(1).collect();
+    let unknown = names.iter().find(|name| Fault::all().all(|fault| fault.name() != **name));
+    if let Some(name) = unknown {
+        let known: Vec<&str> = Fault::all().map(Fault::name).collect();
+        eprintln!("there is no fault {name:?}; there are:\n  {}", known.join("\n  "));
+        return ExitCode::from(2);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    let rows = runtime.block_on(run(&names));
+    let text = table(&rows);
+    println!("\n{text}");
+    if let Ok(path) = std::env::var("FAULTS_TABLE") {
+        std::fs::write(&path, text).unwrap_or_else(|error| panic!("{path}: {error}"));
+    }
+    let bad: Vec<&str> = rows.iter().filter(|row| !row.wrong.is_empty()).map(|row| row.name).collect();
+    println!(
+        "{} faults, {} went wrong{}{}",
+        rows.len(),
+        bad.len(),
+        if bad.is_empty() { "" } else { ": " },
+        bad.join(", ")
+    );
+    if bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run(names: &[String]) -> Vec<Row> {
+    let began = Instant::now();
+    let seed =
+        std::env::var("SEED").ok().map_or_else(rand::random, |seed| seed.parse().expect("SEED is a number"));
+    println!("SEED={seed}");
+    let mut stage = Stage::start(seed).await;
+    println!("{:>6.1} s: everything is up", began.elapsed().as_secs_f64());
+    let (mut rows, mut on_clusters) = (vec![], false);
+    for fault in
+        Fault::all().filter(|fault| names.is_empty() || names.iter().any(|name| name == fault.name()))
+    {
+        if fault.needs_clusters() && !on_clusters {
+            stage.move_to_clusters().await;
+            on_clusters = true;
+        }
+        let row = course::run(&mut stage, fault).await;
+        println!(
+            "{:>6.1} s: {}",
+            began.elapsed().as_secs_f64(),
+            table(std::slice::from_ref(&row)).lines().nth(2).unwrap_or_default()
+        );
+        for what in &row.wrong {
+            println!("          WRONG: {what}");
+        }
+        if !row.wrong.is_empty() {
+            println!("{}", stage.warnings());
+        }
+        rows.push(row);
+    }
+    rows
+}
