@@ -88,7 +88,9 @@ impl Comings {
         let mut looks = self.lock();
         let is_due = |(_, look): &(&UserId, &Look)| !look.came && look.at.is_some_and(|at| at <= now);
         let due: Vec<UserId> = looks.iter().filter(is_due).map(of_user).take(GROUP).collect();
-        due.iter().for_each(|user| drop(looks.remove(user)));
+        for user in &due {
+            looks.remove(user);
+        }
         due
     }
 
