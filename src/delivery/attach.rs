@@ -14,7 +14,7 @@ use super::Delivery;
 use super::connection::{Connection, New};
 use super::outlet::Outlet;
 use crate::auth::UserClaims;
-use crate::domain::{ConnectionId, Seq, Stream, TopicName};
+use crate::domain::{ConnectionId, Seq, Stream, TopicName, UnixMillis};
 use crate::inbox::{InboxError, Open, Opened, Resume, Unread};
 use crate::presence::Member;
 use crate::session::{Next, Place, Session};
@@ -35,6 +35,9 @@ pub struct Attach {
     pub hello: Hello,
     /// Where it comes from.
     pub peer: SocketAddr,
+    /// When its handshake came. Of two connections of one device the later one stays, however late its `hello` is
+    /// read: a client that gave this one up may have been welcomed elsewhere meanwhile.
+    pub accepted_at: UnixMillis,
 }
 
 /// Why a connection was not attached; it has been told.
@@ -155,18 +158,17 @@ impl Delivery {
         outlet: Arc<dyn Outlet>,
         streams: &[Stream],
     ) -> Arc<Connection> {
-        let now = self.clock.now();
-        let Attach { claims, hello, peer } = attach;
+        let Attach { claims, hello, peer, accepted_at } = attach;
         let mut session = Session::new(hello.device.clone(), self.settings.window, self.settings.rules);
         streams.iter().for_each(|stream| session.follow(stream.clone()));
         let new = New {
-            id: ConnectionId::new(now, self.clock.random()),
+            id: ConnectionId::new(self.keeper.shared_time(accepted_at), self.clock.random()),
             claims,
             device: hello.device,
             ack_mode: hello.ack,
             json_pings: hello.ping,
             peer,
-            connected_at: now,
+            connected_at: accepted_at,
             session,
         };
         Connection::new(new, outlet, Arc::downgrade(self))
@@ -221,6 +223,10 @@ impl Delivery {
     pub(super) fn displace_elsewhere(self: &Arc<Self>, connection: &Arc<Connection>, others: Vec<Member>) {
         let same_device = |other: &Member| other.device.is_some() && other.device == connection.device;
         for other in others.into_iter().filter(same_device).filter(|other| other.node != self.node) {
+            if connection.has_ended() {
+                // A client that gave up while it waited displaces nobody.
+                return;
+            }
             if other.connection > connection.id {
                 connection.bye(CloseCode::Displaced, None);
                 return;

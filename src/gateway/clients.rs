@@ -15,7 +15,7 @@ use warp::filters::BoxedFilter;
 use super::Sockets;
 use super::handshake::Handshake;
 use super::upgrade::{Decision, upgrade};
-use super::visitor::Visitor;
+use super::visitor::{Caller, Visitor};
 use crate::auth::ticket::Ticket;
 use crate::auth::{TokenError, UserClaims, UserTokens};
 use crate::clock::Clock;
@@ -90,9 +90,10 @@ impl Clients {
                 "a token is needed: Authorization: Bearer, the subprotocol fanfare.token.<jwt>, or ?ticket=";
             return reject(StatusCode::UNAUTHORIZED, "unauthorized", detail);
         }
-        let peer = handshake.peer.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+        let address = handshake.peer.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+        let caller = Caller { address, accepted_at: self.clock.now() };
         Decision::Accept(Box::new(move |socket| {
-            Visitor::seat(self, socket, peer, credential, plain.then_some(query.hello))
+            Visitor::seat(self, socket, caller, credential, plain.then_some(query.hello))
         }))
     }
 

@@ -15,6 +15,7 @@ use super::{Closed, Peer, Socket};
 use crate::auth::UserClaims;
 use crate::delivery::outlet::Outlet;
 use crate::delivery::{Attach, AttachError, Connection};
+use crate::domain::UnixMillis;
 use crate::wire::server::{self, ErrorCode};
 use crate::wire::{ClientFrame, CloseCode, Frame, Hello};
 
@@ -27,8 +28,17 @@ const RETRY_AFTER: std::ops::Range<Duration> = Duration::from_millis(500)..Durat
 pub(super) struct Visitor {
     clients: Arc<Clients>,
     socket: Arc<Socket>,
-    address: SocketAddr,
+    caller: Caller,
     stage: Mutex<Stage>,
+}
+
+/// Who made the handshake, and when.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Caller {
+    /// Where it comes from.
+    pub(super) address: SocketAddr,
+    /// From before the handshake was answered.
+    pub(super) accepted_at: UnixMillis,
 }
 
 enum Stage {
@@ -49,7 +59,7 @@ impl Visitor {
     pub(super) fn seat(
         clients: Arc<Clients>,
         socket: Arc<Socket>,
-        address: SocketAddr,
+        caller: Caller,
         credential: Credential,
         hello: Option<Hello>,
     ) -> Arc<dyn Peer> {
@@ -57,13 +67,13 @@ impl Visitor {
             Credential::Claims(claims) => Some(claims),
             Credential::None => None,
             Credential::Invalid(code) => {
-                let visitor = Arc::new(Self { clients, socket, address, stage: Mutex::new(Stage::Ended) });
+                let visitor = Arc::new(Self { clients, socket, caller, stage: Mutex::new(Stage::Ended) });
                 visitor.say_bye(code, None);
                 return Arc::new(Seat(visitor));
             }
         };
         let timeout = clients.settings.hello_timeout;
-        let visitor = Arc::new(Self { clients, socket, address, stage: Mutex::new(Stage::Hello(None)) });
+        let visitor = Arc::new(Self { clients, socket, caller, stage: Mutex::new(Stage::Hello(None)) });
         match (hello, claims) {
             (Some(hello), Some(claims)) => visitor.attach(*claims, hello, &mut visitor.lock()),
             (_, claims) => {
@@ -114,7 +124,8 @@ impl Visitor {
     fn attach(self: &Arc<Self>, claims: UserClaims, hello: Hello, stage: &mut Stage) {
         *stage = Stage::Attaching { connection: None, waiting: VecDeque::new() };
         let visitor = Arc::clone(self);
-        let attach = Attach { claims, hello, peer: self.address };
+        let attach =
+            Attach { claims, hello, peer: self.caller.address, accepted_at: self.caller.accepted_at };
         self.clients.tracker.spawn(async move {
             let outlet: Arc<dyn Outlet> = visitor.socket.clone();
             let made = |connection: &Arc<Connection>| visitor.made(connection);

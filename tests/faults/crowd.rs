@@ -42,7 +42,7 @@ impl Crowd {
             let setup = Setup {
                 place,
                 token,
-                device: if place < USERS { "phone" } else { "desk" },
+                device: device(place),
                 topics: vec![topic(user_of(place) % TOPICS)],
                 nodes,
                 home,
@@ -79,6 +79,11 @@ pub fn user_of(place: usize) -> usize {
     if place < USERS { place } else { place - USERS }
 }
 
+/// A device's name.
+fn device(place: usize) -> &'static str {
+    if place < USERS { "phone" } else { "desk" }
+}
+
 /// A user's id.
 pub fn user(number: usize) -> String {
     format!("user-{number}")
@@ -94,6 +99,8 @@ pub fn topic(number: usize) -> String {
 pub enum To {
     /// These users.
     Users(Vec<usize>),
+    /// One device of its user, by its place.
+    Device(usize),
     /// Who follows this topic.
     Topic(usize),
     /// Everyone.
@@ -108,6 +115,9 @@ impl To {
                 let users: Vec<String> = users.iter().map(|number| user(*number)).collect();
                 serde_json::json!({"users": users})
             }
+            Self::Device(place) => {
+                serde_json::json!({"devices": [{"user": user(user_of(*place)), "device": device(*place)}]})
+            }
             Self::Topic(number) => serde_json::json!({"topic": topic(*number)}),
             Self::Everyone => serde_json::json!({"everyone": true}),
         }
@@ -120,6 +130,7 @@ impl To {
                 let both = users.iter().flat_map(|user| [*user, *user + USERS]);
                 both.filter(|place| *place < DEVICES).collect()
             }
+            Self::Device(place) => vec![*place],
             Self::Topic(number) => (0..DEVICES).filter(|place| user_of(*place) % TOPICS == *number).collect(),
             Self::Everyone => (0..DEVICES).collect(),
         }

@@ -28,7 +28,7 @@ const ARRIVAL: Duration = Duration::from_millis(3);
 /// A frame must be taken within this time.
 const SEND: Duration = Duration::from_secs(15);
 /// Who hears nothing for so long, not even a ping (one in 25 s), looks for another node.
-const IMPATIENT: Duration = Duration::from_secs(30);
+const IMPATIENT: Duration = Duration::from_secs(36);
 const PATIENT: Duration = Duration::from_secs(70);
 /// Full jitter up to this, doubled with each failure.
 const BACKOFF: Duration = Duration::from_millis(200);

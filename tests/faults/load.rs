@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::account::Mark;
 use crate::books::Books;
-use crate::crowd::{TOPICS, To, USERS};
+use crate::crowd::{DEVICES, TOPICS, To, USERS};
 use crate::device::stalls;
 
 /// Publishers over HTTP, and how often each posts: 550 a second together.
@@ -106,7 +106,8 @@ impl Work {
             // Two thousand deliveries each: one in eight seconds.
             0..2 => To::Everyone,
             2..40 => To::Topic(first % TOPICS),
-            40..500 if first != second => To::Users(vec![first, second]),
+            40..300 => To::Device(random.random_range(0..DEVICES)),
+            300..700 if first != second => To::Users(vec![first, second]),
             _ => To::Users(vec![first]),
         };
         (to, 100)

@@ -62,6 +62,8 @@ fn scraped() -> String {
     broker.request_ended("answered");
     broker.settled("high", "done");
     broker.dead_letter("invalid_json");
+    broker.dead_letter_settled("requeued");
+    broker.event_ended("confirmed");
     let _ = delivery.reads.get_or_create(&ReadLabels { why: "session" });
     let _ = delivery.byes.get_or_create(&ByeLabels { reason: "draining" });
     gateway.handshake("accepted");
@@ -169,6 +171,29 @@ fn every_setting_is_in_the_reference_with_its_default_and_no_other_is() {
         })
         .collect();
     assert_eq!(documented, default_keys());
+}
+
+#[test]
+fn every_promise_names_tests_that_are_there() {
+    let mut named = 0;
+    let guarantees = text("docs/guarantees.md");
+    for row in rows(&guarantees, None).into_iter().filter(|row| row.len() == 2 && !row[0].starts_with("---"))
+    {
+        if row[1] == "held by" {
+            continue;
+        }
+        let tests: Vec<&str> = row[1].split('`').filter(|part| part.contains("::")).collect();
+        assert!(!tests.is_empty(), "nothing holds {:?}", row[0]);
+        for test in tests {
+            let (file, name) = test.split_once("::").expect("it has it");
+            let code = text(file);
+            // A test by its function; a fault run by its name.
+            let there = code.contains(&format!("fn {name}(")) || code.contains(&format!("\"{name}\""));
+            assert!(there || code.contains(&format!("fn {name}<")), "{test} is not there");
+            named += 1;
+        }
+    }
+    assert!(named > 60, "the tables were read: {named} tests");
 }
 
 #[test]

@@ -14,7 +14,6 @@ mod dead_letters;
 mod degraded;
 mod deploy;
 mod docs;
-#[expect(dead_code, reason = "the fault runs ask it more")]
 mod fault_account;
 mod faults;
 mod http;

@@ -90,6 +90,31 @@ async fn a_connection_is_displaced_listed_and_closed_from_the_other_node() {
 }
 
 #[tokio::test]
+async fn a_hello_that_comes_late_displaces_no_connection_that_was_made_after_it() {
+    let cluster = TestCluster::start().await;
+    let token = cluster.credentials.user_token("alice");
+    let hello = json!({"device": "phone"});
+    for node in 0..cluster.nodes.len() {
+        let early = TestClient::dial(&cluster.nodes[node].ws_url(), &token).await;
+        let mut early = early.expect("an upgrade");
+        let mut later = TestClient::connect(&cluster.nodes[1].ws_url(), &token, hello.clone()).await;
+        later.expect_welcome().await;
+        early.hello(hello.clone()).await.expect("it is open");
+        let ended = within(DEADLINE, "the early one's end", async {
+            loop {
+                if let Frame::Closed { code, .. } = early.next_frame().await {
+                    return code;
+                }
+            }
+        });
+        assert_eq!(ended.await, 4500, "on node {node}");
+        let publisher = Publisher::new(&cluster.nodes[0].http_url(), &cluster.credentials);
+        publisher.publish(&json!({"to": {"users": ["alice"]}, "data": node})).await;
+        assert_eq!(later.expect_notification().await.notification["data"], node);
+    }
+}
+
+#[tokio::test]
 async fn presence_outlives_a_flush_of_redis_and_not_a_killed_node() {
     let mut cluster = TestCluster::start_with(SHORT_TTL).await;
     let mut bob = cluster.device_on(1, "bob", "phone", &[]);

@@ -188,7 +188,12 @@ impl Rig {
         };
         let mut hello = Hello::default();
         hello.device = Some(DeviceId::new(device).expect("an id"));
-        let attach = Attach { claims, hello, peer: SocketAddr::from(([127, 0, 0, 1], 9)) };
+        let attach = Attach {
+            claims,
+            hello,
+            peer: SocketAddr::from(([127, 0, 0, 1], 9)),
+            accepted_at: Clock::system().now(),
+        };
         let sink = Arc::new(Sink::default());
         let attached = to.attach(attach, sink.clone(), |_| {}).await;
         attached.unwrap_or_else(|error| panic!("{user} is attached: {error}"));
