@@ -314,6 +314,11 @@ impl Connection {
         topics.collect()
     }
 
+    /// Whether frames may be sent to it.
+    pub(super) fn is_welcomed(&self) -> bool {
+        self.lock().phase == Phase::Welcomed
+    }
+
     /// Whether it has ended.
     pub(super) fn has_ended(&self) -> bool {
         self.lock().phase == Phase::Ended

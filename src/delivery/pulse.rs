@@ -103,7 +103,8 @@ impl Delivery {
     /// Only one ping is under way at a time: the pong of an earlier one would acknowledge what was sent after
     /// it. A client that does not answer the first needs no second to be found silent.
     fn ping(&self, connection: &Arc<Connection>) {
-        if connection.pinged.swap(true, Ordering::AcqRel) {
+        // Before its welcome nothing is sent: a ping that is noted and not sent would be the last.
+        if !connection.is_welcomed() || connection.pinged.swap(true, Ordering::AcqRel) {
             return;
         }
         connection.with_session(crate::session::Session::ping);

@@ -201,3 +201,29 @@ impl Starter {
         self.tracker.spawn(self.runner.clone().run(job));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::jobs::JOBS;
+
+    #[test]
+    fn every_job_has_its_counters_from_the_beginning() {
+        let mut names = [
+            events::Backlog::NAME,
+            events::Relay::NAME,
+            expiry::Expiry::NAME,
+            Online::NAME,
+            Reconcile::NAME,
+            retention::ByAge::NAME,
+            retention::Grown::NAME,
+            retention::Overfull::NAME,
+            schedule::Schedule::NAME,
+            Survivor::NAME,
+            sweep::Sweep::NAME,
+            undelivered::Undelivered::NAME,
+        ];
+        names.sort_unstable();
+        assert_eq!(names, JOBS);
+    }
+}

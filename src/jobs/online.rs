@@ -88,7 +88,9 @@ impl Comings {
         let mut looks = self.lock();
         let is_due = |(_, look): &(&UserId, &Look)| !look.came && look.at.is_some_and(|at| at <= now);
         let due: Vec<UserId> = looks.iter().filter(is_due).map(of_user).take(GROUP).collect();
-        due.iter().for_each(|user| drop(looks.remove(user)));
+        for user in &due {
+            looks.remove(user);
+        }
         due
     }
 
@@ -174,11 +176,22 @@ impl Online {
             (user.clone(), is_online)
         });
         let changed = self.tell(seen).await?;
-        // Somebody may have come to another node between the look and the word: that node found nothing to
-        // change. So whoever was called offline is looked at once more.
         let offline = changed.iter().filter(|(_, is_online)| !is_online).map(|(user, _)| user.clone());
-        self.comings.put_back(&offline.collect::<Vec<_>>(), Duration::ZERO);
-        Ok(changed.len() as u64)
+        let back = self.come_back(offline.collect()).await?;
+        Ok(changed.len() as u64 + back)
+    }
+
+    /// Somebody may have come to another node between the look and the word: that node found nothing to change.
+    /// So whoever was called offline is looked at once more; now only who is there is told of.
+    async fn come_back(&self, offline: Vec<UserId>) -> Result<u64, JobError> {
+        if offline.is_empty() {
+            return Ok(0);
+        }
+        let routes: Vec<Route> = offline.iter().cloned().map(Route::User).collect();
+        let located = self.presence.locate(&routes).await?;
+        let back = offline.into_iter().zip(located).filter(|(_, located)| !located.members.is_empty());
+        let told = self.tell(back.map(|(user, _)| (user, true))).await?;
+        Ok(told.len() as u64)
     }
 
     /// Writes how things are; answers for whom that was news.

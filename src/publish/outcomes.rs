@@ -210,11 +210,14 @@ mod tests {
         Counts { delivered: 1, ..Counts::default() }
     }
 
+    /// When something was asked, in milliseconds, and for how many ids.
+    type Asked = Arc<Mutex<Vec<(u128, usize)>>>;
+
     /// Asks of `of`, and notes each question: when, and how many ids.
     fn asking(
         outcomes: &Arc<Outcomes>,
         of: impl Fn(NotificationId) -> Counts + Send + Sync + 'static,
-    ) -> (tokio::task::JoinHandle<()>, Arc<Mutex<Vec<(u128, usize)>>>) {
+    ) -> (tokio::task::JoinHandle<()>, Asked) {
         let (asked, started) = (Arc::new(Mutex::new(Vec::new())), Instant::now());
         let (outcomes, noted) = (Arc::clone(outcomes), Arc::clone(&asked));
         let task = tokio::spawn(async move {

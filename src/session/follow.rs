@@ -137,7 +137,7 @@ impl Follow {
             self.remember(epoch, entry.seq, rules);
             return Verdict::Held;
         }
-        if entry.seq <= self.position {
+        if rules.skip_lower && entry.seq <= self.position {
             return Verdict::Skip;
         }
         if rules.read_gaps && entry.seq > self.position.next() {

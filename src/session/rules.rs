@@ -9,12 +9,19 @@ pub struct Rules {
     pub move_to_through: bool,
     /// An entry above position + 1 is a gap and has to be read before anything is sent.
     pub read_gaps: bool,
+    /// A pushed entry at or under the position is a double and is not sent.
+    pub skip_lower: bool,
     /// A page, push or head of another epoch, or a head under the position, ends the connection.
     pub compare_epochs: bool,
 }
 
 impl Rules {
     /// All rules hold.
-    pub const SOUND: Self =
-        Self { remember_offers: true, move_to_through: true, read_gaps: true, compare_epochs: true };
+    pub const SOUND: Self = Self {
+        remember_offers: true,
+        move_to_through: true,
+        read_gaps: true,
+        skip_lower: true,
+        compare_epochs: true,
+    };
 }

@@ -217,12 +217,12 @@ fn new_keys_are_printed_with_the_hash_for_the_configuration() {
 }
 
 #[test]
-fn a_restored_inbox_gets_a_new_epoch_and_one_without_tables_says_what_to_do() {
+fn a_restored_inbox_gets_a_new_epoch_and_one_that_is_not_there_says_what_to_do() {
     let folder = folder();
     let refused = run(folder.path(), &["inbox", "new-epoch"]);
     assert_eq!(refused.code, Some(1), "{}", refused.out);
     assert_eq!(refused.err.lines().count(), 1, "{}", refused.err);
-    assert!(refused.err.contains("fanfare migrate"), "{}", refused.err);
+    assert!(refused.err.contains("inbox.url"), "{}", refused.err);
 
     assert_eq!(run(folder.path(), &["migrate"]).code, Some(0));
     let done = run(folder.path(), &["inbox", "new-epoch", "--json"]);

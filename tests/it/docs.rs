@@ -62,6 +62,8 @@ fn scraped() -> String {
     broker.request_ended("answered");
     broker.settled("high", "done");
     broker.dead_letter("invalid_json");
+    broker.dead_letter_settled("requeued");
+    broker.event_ended("confirmed");
     let _ = delivery.reads.get_or_create(&ReadLabels { why: "session" });
     let _ = delivery.byes.get_or_create(&ByeLabels { reason: "draining" });
     gateway.handshake("accepted");

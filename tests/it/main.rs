@@ -22,6 +22,7 @@ mod lagged;
 mod lanes;
 mod presence;
 mod read_state;
+mod receipts;
 mod sim;
 mod sockets;
 mod start;

@@ -179,7 +179,8 @@ async fn reopen<'a>(
             Ok(session) => return session,
             Err(error) => {
                 shared.metrics.failures.inc();
-                tracing::warn!(%error, attempt = *failures, "RabbitMQ is not back yet");
+                // The end of the last session was worth a line; each attempt is not.
+                tracing::debug!(%error, attempt = *failures, "RabbitMQ is not back yet");
             }
         }
     }

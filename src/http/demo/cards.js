@@ -16,6 +16,8 @@ export class Cards {
     this.cards = [];
     this.queue = [];
     this.unannounced = [];
+    this.ended = new Set();
+    this.cleared = new Map();
     byId("clear").addEventListener("click", () => this.clear());
     byId("ack-all").addEventListener("click", () => this.ackAll());
     byId("read-all").addEventListener("click", () => this.readAll());
@@ -50,13 +52,28 @@ export class Cards {
     for (const entry of this.all()) {
       if (entry.frame.stream === stream && entry.frame.notification.id === id) this.end(entry, "cancelled");
     }
+    this.ended.add(stream);
     this.refresh();
   }
 
   /** Nothing more is to be done with it: `how` is `cancelled` or `replaced`. */
   end(entry, how) {
     entry.ended = how;
+    entry.acked = true;
+    this.ended.add(entry.frame.stream);
     if (entry.element) settle(entry, ENDED[how]);
+  }
+
+  /** Whether something in this stream was cancelled or replaced. */
+  hasEnded(stream) {
+    return this.ended.has(stream);
+  }
+
+  /** Whether something in this stream is still to be acknowledged by somebody, shown or cleared away. */
+  waitsIn(stream, positions) {
+    const isOpen = ({ acked, frame }) => !acked && frame.stream === stream && !positions.isAcked(stream, frame.seq);
+    const cleared = this.cleared.get(stream) ?? 0;
+    return !positions.isAcked(stream, cleared) || this.all().some((entry) => entry.frame.seq && isOpen(entry));
   }
 
   /** The user has read something, here or on another device. */
@@ -140,6 +157,9 @@ export class Cards {
   }
 
   clear() {
+    for (const { frame } of this.waiting()) {
+      this.cleared.set(frame.stream, Math.max(frame.seq, this.cleared.get(frame.stream) ?? 0));
+    }
     this.list.replaceChildren();
     this.cards = [];
     this.queue = [];
@@ -166,7 +186,7 @@ function settle(entry, text) {
   const { element } = entry;
   element.classList.add("acked");
   if (entry.ended) element.classList.add(entry.ended);
-  if (entry.ended) drop(entry, element.querySelector(".mark-read"));
+  if (entry.ended) seen(entry);
   const done = el("span", { class: "done" }, text);
   const button = element.querySelector(".ack");
   if (!button) return element.querySelector(".done")?.replaceWith(done);
@@ -178,9 +198,14 @@ function settle(entry, text) {
 
 function setRead(entry) {
   entry.isRead = true;
-  entry.element?.classList.remove("unread");
-  drop(entry, entry.element?.querySelector(".mark-read"));
-  entry.element?.querySelector(".unread-word")?.remove();
+  if (entry.element) seen(entry);
+}
+
+/** It does not want to be read any more. */
+function seen(entry) {
+  entry.element.classList.remove("unread");
+  entry.element.querySelector(".unread-word")?.remove();
+  drop(entry, entry.element.querySelector(".mark-read"));
 }
 
 function drop(entry, button) {

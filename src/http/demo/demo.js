@@ -16,12 +16,20 @@ const page = { trial: false, session: null, publisherKey: null, topics: new Set(
 
 const log = new Log();
 const cards = new Cards({
-  onAck: (stream, seq) => page.session?.ack(stream, seq),
+  onAck: (stream, seq) => {
+    page.session?.ack(stream, seq);
+    ackTheRest(stream);
+  },
   onRead: (stream, ids) => {
     if (!page.session?.read(stream, ids)) byId("announce").textContent = "Not connected: nothing was marked as read.";
   },
 });
 const publisher = new Publisher({ key: publisherKey, keyForCurl: () => (page.trial && page.publisherKey) || "$KEY" });
+
+/** What was taken back or replaced has a place in the stream, but nothing that a person could acknowledge. */
+function ackTheRest(stream) {
+  if (cards.hasEnded(stream) && !cards.waitsIn(stream, page.session.positions)) page.session.ackReceived(stream);
+}
 
 async function fetchJson(path, body) {
   const response = await fetch(path, {
@@ -81,7 +89,10 @@ function startSession(user, device) {
       state: (state) => stateChanged(state),
       frame: (direction, frame) => log.frame(direction, frame),
       notification: (frame, epoch) => cards.add(frame, epoch),
-      cancelled: (frame) => cards.cancel(frame),
+      cancelled: (frame) => {
+        cards.cancel(frame);
+        ackTheRest(frame.stream);
+      },
       read: (frame) => cards.markRead(frame),
       unread: showUnread,
       gap: (frame) => cards.addGap(frame),

@@ -45,13 +45,13 @@ export class Positions {
     if (at) at.followed = false;
   }
 
-  /** Whether this is new; what is not above the position is a double. `silent`: nobody is to acknowledge it. */
-  accept(stream, seq, silent = false) {
+  /** Whether this is new; what is not above the position is a double. */
+  accept(stream, seq) {
     const at = this.streams.get(stream) ?? { epoch: null, seq: 0, acked: seq - 1, head: 0, followed: true };
     this.streams.set(stream, at);
     if (seq <= at.seq) return false;
     at.seq = seq;
-    at[silent ? "silent" : "shown"] = seq;
+    at.received = seq;
     at.head = Math.max(at.head, seq);
     return true;
   }
@@ -86,10 +86,9 @@ export class Positions {
     return true;
   }
 
-  /** What can be acknowledged by itself: nothing that is shown waits below it. 0 if there is nothing. */
-  silentAck(stream) {
-    const { silent = 0, shown = 0, acked = 0 } = this.streams.get(stream) ?? {};
-    return silent > acked && shown <= acked ? silent : 0;
+  /** The last frame that arrived; 0 if none has. */
+  received(stream) {
+    return this.streams.get(stream)?.received ?? 0;
   }
 
   /** Acks that an earlier connection may not have carried; `[stream, seq]` each. */

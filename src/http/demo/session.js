@@ -100,9 +100,8 @@ export class Session {
     },
     cancelled(frame) {
       const { stream, seq } = frame;
-      if (!this.positions.accept(stream, seq, true)) return this.on.note(`Dropped a double: ${stream} ${seq}`);
+      if (!this.positions.accept(stream, seq)) return this.on.note(`Dropped a double: ${stream} ${seq}`);
       this.on.cancelled(frame);
-      this.ackSilent(stream);
       this.countSoon();
       this.on.streams();
     },
@@ -161,14 +160,12 @@ export class Session {
     if (!this.positions.ack(stream, seq)) return;
     if (this.pendingAcks.size === 0) setTimeout(() => this.flushAcks(), ACK_LINGER_MS);
     this.pendingAcks.set(stream, seq);
-    this.ackSilent(stream);
     this.on.streams();
   }
 
-  /** A cancellation has a place in the stream, but nothing that a person could acknowledge. */
-  ackSilent(stream) {
-    const seq = this.positions.silentAck(stream);
-    if (seq) this.ack(stream, seq);
+  /** Acknowledges all that has arrived. */
+  ackReceived(stream) {
+    this.ack(stream, this.positions.received(stream));
   }
 
   /** Says that somebody has read these; every device of the user hears it. */

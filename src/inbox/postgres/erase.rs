@@ -31,8 +31,8 @@ with theirs as materialized (
         where streams.name = $1 and not exists (
             select from entries as others where others.body = entries.body and others.stream <> streams.id
         )
-    ) as only
-    join bodies on bodies.id = only.body
+    ) as alone
+    join bodies on bodies.id = alone.body
     order by bodies.id
     for update of bodies
 ),

@@ -44,12 +44,12 @@ select (select count(*) from due) as met, count(*) filter (where is_open) as ope
 "#
 );
 
-/// $1 created before, $2 how many notifications, $3 now, $4 whether events are written. A cancellation goes with
-/// what it cancels, but is younger: it raises no floor.
+/// $1 created before, $2 how many notifications, $3 now, $4 whether events are written. A cancellation is younger
+/// than what it cancels: it raises no floor, and goes when a floor has passed it.
 const RETAIN_BY_AGE: &str = concat!(
     r#"
 with old as materialized (
-    select id from bodies where created_at < $1 limit $2 for update skip locked
+    select id from bodies where created_at < $1 order by created_at, id limit $2 for update skip locked
 ),
 floors as materialized (
     select entries.stream, max(entries.seq) as floor
@@ -69,13 +69,23 @@ raised as (
         for no key update of streams
     ) as higher
     where streams.id = higher.id and streams.floor_seq < higher.floor
-    returning streams.id
+    returning streams.id, streams.floor_seq
 ),
-gone as materialized (
+theirs as materialized (
     select entries.stream, entries.seq
     from old
     join entries on entries.body = old.id
-    where (select count(*) from raised) >= 0
+    where entries.kind = 0
+    union all
+    select entries.stream, entries.seq
+    from raised
+    join entries on entries.stream = raised.id and entries.seq <= raised.floor_seq
+    where entries.kind = 1
+),
+gone as materialized (
+    select entries.stream, entries.seq
+    from theirs
+    join entries on entries.stream = theirs.stream and entries.seq = theirs.seq
     order by entries.stream, entries.seq
     for update of entries
 ),
@@ -124,7 +134,12 @@ gone as materialized (
     from raised
     join entries on entries.stream = raised.id and entries.seq > raised.old and entries.seq <= raised.floor
     order by entries.stream, entries.seq
-    for no key update of entries
+    for update of entries
+),
+passed as (
+    delete from entries
+    using gone
+    where entries.stream = gone.stream and entries.seq = gone.seq and entries.kind = 1
 ),
 dropped as (
     update entries set state = 4
@@ -141,14 +156,14 @@ select (select count(*) from raised) as met, (select count(*) from gone) as entr
 "#
 );
 
-/// Those of these notifications that no stream has above its floor, with all their entries.
+/// Those of these notifications that no stream has above its floor, with their entries.
 const REMOVE_FALLEN: &str = r#"
 with fallen as materialized (
     select id from bodies
     where id = any($1::uuid[]) and not exists (
         select from entries
         join streams on streams.id = entries.stream
-        where entries.body = bodies.id and entries.seq > streams.floor_seq
+        where entries.body = bodies.id and entries.kind = 0 and entries.seq > streams.floor_seq
     )
     for update skip locked
 ),
@@ -156,6 +171,7 @@ gone as materialized (
     select entries.stream, entries.seq
     from fallen
     join entries on entries.body = fallen.id
+    where entries.kind = 0
     order by entries.stream, entries.seq
     for update of entries
 ),

@@ -58,11 +58,14 @@ const ONLINE: &str = r#"
 select user_id from last_seen where online = 1 and user_id > coalesce(?1, '') order by user_id limit ?2
 "#;
 
+/// The number of its row, and the event.
+type Claimed = (i64, String, String, Vec<u8>);
+
 impl SqliteInbox {
     async fn claim(&self, now: UnixMillis, lease: Duration, limit: u32) -> Result<Vec<OutboxEvent>, Failure> {
         let work = async {
             let mut transaction = self.write().await?;
-            let done: Result<Vec<(i64, String, String, Vec<u8>)>, _> = sqlx::query_as(CLAIM)
+            let done: Result<Vec<Claimed>, _> = sqlx::query_as(CLAIM)
                 .bind(now.as_i64())
                 .bind(now.after(lease).as_i64())
                 .bind(i64::from(limit))

@@ -5,6 +5,7 @@ mod devices;
 mod erase;
 mod faults;
 mod idempotency;
+mod killed;
 mod open;
 mod read;
 mod reads;

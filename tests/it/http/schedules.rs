@@ -8,6 +8,8 @@ use fanfare::inbox::{DueSchedule, Schedule, Schedules};
 use fanfare::publish::Fired;
 use reqwest::Method;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::rig::{KEY, Rig, got};
 
@@ -19,6 +21,12 @@ fn in_an_hour() -> UnixMillis {
 
 fn body(at: impl std::fmt::Display) -> Value {
     json!({"to": {"users": ["alice", "bob"]}, "title": "Later", "ttl": 60, "deliver_at": at.to_string()})
+}
+
+/// Milliseconds since 1970.
+fn millis(time: &Value) -> u64 {
+    let time = OffsetDateTime::parse(time.as_str().expect("a text"), &Rfc3339).expect("RFC 3339");
+    u64::try_from(time.unix_timestamp_nanos() / 1_000_000).expect("after 1970")
 }
 
 /// What is due in two hours.
@@ -96,11 +104,9 @@ async fn a_schedule_fires_once_under_its_own_id_and_its_ttl_counts_from_then() {
         (&frame["notification"]["id"], &frame["notification"]["title"]),
         (&json!(id), &json!("Later"))
     );
-    let times = ["created_at", "expires_at"].map(|name| frame["notification"][name].clone());
-    let created = times[0].as_str().expect("a time");
-    assert!(created >= before.to_string().as_str() || created.len() != before.to_string().len(), "{created}");
-    let expires = times[1].as_str().expect("a time");
-    assert!(expires < before.after(Duration::from_secs(120)).to_string().as_str(), "{expires}");
+    let [created, expires] = ["created_at", "expires_at"].map(|name| millis(&frame["notification"][name]));
+    assert!((before.0..=Clock::system().now().0).contains(&created), "it begins when it fires");
+    assert_eq!(expires, created + 60_000);
 
     // As after a lost answer, and as another node that had claimed it before it froze.
     assert!(matches!(rig.publishing.fire(due).await, Fired::Ended));

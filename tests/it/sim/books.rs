@@ -1,11 +1,12 @@
-//! What the store answers, of one moment: opens, pages, heads.
+//! What the store answers, of one moment: opens, pages, heads, unread counts.
 //!
 //! Owns the rules of `fanfare::inbox::Streams` as plain functions of the ledger.
 
-use fanfare::domain::{DeviceId, Seq, Stream, UnixMillis};
-use fanfare::inbox::{Audience, Content, Entry, Head, Open, Opened, Page, Read};
+use fanfare::domain::{DeviceId, Seq, Stream, UnixMillis, UserId};
+use fanfare::inbox::{Audience, Entry, Head, Open, Opened, Page, Read, Unread};
 
-use super::ledger::{Kept, Ledger, Log, Place};
+use super::ledger::{Ended, Kept, Ledger, Life, Log, Place};
+use super::plan::Plant;
 
 /// What a replica knew at `stale` (all, if it is `None`): its head.
 fn head_of(log: &Log, stale: Option<UnixMillis>) -> u64 {
@@ -15,12 +16,18 @@ fn head_of(log: &Log, stale: Option<UnixMillis>) -> u64 {
     late.map_or(log.head, |(seq, _)| seq - 1)
 }
 
-/// Opens a stream; `keep`: whether the cursor is durable when it answers.
-pub fn open(ledger: &mut Ledger, request: &Open, stale: Option<UnixMillis>, keep: bool) -> Opened {
+/// Opens a stream; `stale`: what a reader knows that is behind.
+pub fn open(
+    ledger: &mut Ledger,
+    request: &Open,
+    now: UnixMillis,
+    stale: Option<UnixMillis>,
+    plant: Plant,
+) -> Opened {
     let epoch = ledger.epoch;
-    let log = ledger.life().logs.entry(request.stream.clone()).or_default().clone();
-    let (head, floor) = (head_of(&log, stale), log.floor);
     let stored = cursor(ledger, request);
+    let log = ledger.life().logs.entry(request.stream.clone()).or_default();
+    let (whole, head, floor) = (log.head, head_of(log, stale), log.floor);
     let believed = match (&request.resume, stored) {
         (Some(resume), _) => Some((resume.epoch, resume.seq.0)),
         (None, Some(place)) => Some((Some(place.epoch), place.acked)),
@@ -29,38 +36,45 @@ pub fn open(ledger: &mut Ledger, request: &Open, stale: Option<UnixMillis>, keep
     let (position, gap_from) = match believed {
         Some((of, seq)) if of.is_none_or(|of| of == epoch) && seq <= head && seq >= floor => (seq, None),
         Some((_, seq)) => (floor, Some(Seq(seq))),
-        None => (first_start(ledger, request, &log, head), None),
+        None if plant == Plant::StartAtHead => (head, None),
+        None => (first_start(ledger, request, head), None),
     };
-    if let (Some(device), true) = (&request.device, keep) {
-        ledger.life().devices.entry(request.user.clone()).or_default().insert(device.clone());
-        if stored.is_none_or(|place| place.epoch != epoch || place.acked > log.head) {
+    if let (Some(device), true) = (&request.device, plant != Plant::CursorLater) {
+        let life = ledger.life();
+        life.devices.entry(request.user.clone()).or_default().insert(device.clone());
+        if stored.is_none_or(|place| place.epoch != epoch || place.acked > whole) {
             let key = (request.user.clone(), device.clone(), request.stream.clone());
-            ledger.life().cursors.insert(key, Place { epoch, start: position, acked: position });
+            life.cursors.insert(key, Place { epoch, start: position, acked: position });
         }
     }
+    let of_user = match request.stream {
+        Stream::User(_) => unread(ledger.now(), &request.user, now),
+        Stream::Topic(_) | Stream::Everyone => Unread::default(),
+    };
     Opened {
         epoch,
         head: Seq(head),
         floor: Seq(floor),
         position: Seq(position),
         gap_from,
-        unread: 0,
-        version: head,
-        reads: 0,
+        unread: of_user.unread,
+        version: of_user.version,
+        reads: of_user.reads,
     }
 }
 
-fn cursor(ledger: &mut Ledger, request: &Open) -> Option<Place> {
+fn cursor(ledger: &Ledger, request: &Open) -> Option<Place> {
     let key = (request.user.clone(), request.device.clone()?, request.stream.clone());
-    ledger.life().cursors.get(&key).copied()
+    ledger.now().cursors.get(&key).copied()
 }
 
-/// Rules 3 to 5. Nobody marks anything as read here, so what nobody acknowledged is unread.
-fn first_start(ledger: &mut Ledger, request: &Open, log: &Log, head: u64) -> u64 {
+/// Rules 3 to 5.
+fn first_start(ledger: &Ledger, request: &Open, head: u64) -> u64 {
     let (Some(device), Stream::User(_)) = (&request.device, &request.stream) else {
         return head;
     };
-    let life = ledger.life();
+    let life = ledger.now();
+    let log = &life.logs[&request.stream];
     let others = life.devices.get(&request.user).is_some_and(|all| all.iter().any(|one| one != device));
     if !others {
         return log.floor;
@@ -70,13 +84,22 @@ fn first_start(ledger: &mut Ledger, request: &Open, log: &Log, head: u64) -> u64
         .iter()
         .filter(|((user, _, stream), _)| *user == request.user && *stream == request.stream);
     let acked = of_user.map(|(_, place)| place.acked).max().unwrap_or(0);
-    let unread = |kept: &Kept| kept.device.is_none() || kept.device.as_ref() == Some(device);
+    let unread = |kept: &Kept| {
+        let for_it = kept.device.is_none() || kept.device.as_ref() == Some(device);
+        for_it && kept.cancels.is_none() && kept.read.is_none() && kept.ended.is_none()
+    };
     let lowest = log.entries.range(acked + 1..).find(|(seq, kept)| **seq <= head && unread(kept));
     lowest.map_or(head, |(seq, _)| seq - 1).max(log.floor)
 }
 
 /// A page, all of one moment.
-pub fn page(ledger: &Ledger, request: &Read, now: UnixMillis, stale: Option<UnixMillis>) -> Page {
+pub fn page(
+    ledger: &Ledger,
+    request: &Read,
+    now: UnixMillis,
+    stale: Option<UnixMillis>,
+    plant: Plant,
+) -> Page {
     let epoch = ledger.epoch;
     let empty = Log::default();
     let log = ledger.log(&request.stream, epoch).unwrap_or(&empty);
@@ -86,23 +109,41 @@ pub fn page(ledger: &Ledger, request: &Read, now: UnixMillis, stale: Option<Unix
         Page { epoch, floor: Seq(log.floor), head: Seq(head), through: Seq(head), entries: Vec::new() };
     let mut bytes = 0;
     for (seq, kept) in log.entries.range(after + 1..).take_while(|(seq, _)| **seq <= head) {
-        if kept.expires_at.is_some_and(|at| at <= now) || !is_for(&request.audience, kept.device.as_ref()) {
+        if !is_for(&request.audience, kept.device.as_ref()) || is_absent(kept, log, *seq, now, plant) {
             continue;
         }
-        bytes += kept.json.len();
+        let content = kept.content();
+        bytes += content.len();
         let full = page.entries.len() == request.max_entries.max(1) as usize || bytes > request.max_bytes;
         if full && let Some(last) = page.entries.last() {
             page.through = last.seq;
             break;
         }
-        page.entries.push(Entry {
-            seq: Seq(*seq),
-            device: kept.device.clone(),
-            expires_at: kept.expires_at,
-            content: Content::Notification { json: kept.json.clone(), is_read: false },
-        });
+        let expires_at = kept.expires_at.filter(|_| plant != Plant::ExpiredKept);
+        page.entries.push(Entry { seq: Seq(*seq), device: kept.device.clone(), expires_at, content });
     }
     page
+}
+
+/// Whether a read passes the entry by.
+fn is_absent(kept: &Kept, log: &Log, seq: u64, now: UnixMillis, plant: Plant) -> bool {
+    if kept.is_expired(now) && plant != Plant::ExpiredKept
+        || plant == Plant::LateVisible && kept.replicated_at > now
+    {
+        return true;
+    }
+    let newest = || kept.collapse.clone().and_then(|key| log.newest.get(&(kept.device.clone(), key)));
+    match kept.ended {
+        Some((Ended::Cancelled, _)) => plant != Plant::CancelledKept,
+        Some((Ended::Superseded, _)) if plant == Plant::CollapsedKept => false,
+        Some((Ended::Superseded, _)) if plant == Plant::RevivedByCancel => {
+            let by = newest().and_then(|by| log.entries.get(by));
+            by.is_some_and(|by| by.ended.is_none())
+        }
+        Some((Ended::Superseded, _)) => true,
+        // The append that superseded it may have missed it.
+        None => plant != Plant::CollapsedKept && newest().is_some_and(|by| *by > seq),
+    }
 }
 
 fn is_for(audience: &Audience, target: Option<&DeviceId>) -> bool {
@@ -113,12 +154,31 @@ fn is_for(audience: &Audience, target: Option<&DeviceId>) -> bool {
 }
 
 /// Where streams stand.
-pub fn heads<'a>(ledger: &Ledger, streams: impl Iterator<Item = &'a Stream>) -> Vec<Head> {
+pub fn heads<'a>(ledger: &Ledger, streams: impl Iterator<Item = &'a Stream>, plant: Plant) -> Vec<Head> {
     let epoch = ledger.epoch;
+    let reads = |stream: &Stream| match stream {
+        Stream::User(user) if plant != Plant::MarksForgotten => {
+            ledger.now().readers.get(user).map_or(0, |reader| reader.reads)
+        }
+        _ => 0,
+    };
     let head = |stream: &Stream| Head {
         epoch,
         head: Seq(ledger.log(stream, epoch).map_or(0, |log| log.head)),
-        reads: 0,
+        reads: reads(stream),
     };
     streams.map(head).collect()
+}
+
+/// How much of the own stream is unread.
+pub fn unread(life: &Life, user: &UserId, now: UnixMillis) -> Unread {
+    let reads = life.readers.get(user).map_or(0, |reader| reader.reads);
+    let Some(log) = life.logs.get(&Stream::User(user.clone())) else {
+        return Unread { unread: 0, version: life.version_base + reads, reads };
+    };
+    let is_unread = |kept: &&Kept| {
+        kept.cancels.is_none() && kept.read.is_none() && kept.ended.is_none() && !kept.is_expired(now)
+    };
+    let unread = log.entries.values().filter(is_unread).count() as u64;
+    Unread { unread, version: life.version_base + log.head + reads, reads }
 }

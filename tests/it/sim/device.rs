@@ -12,15 +12,20 @@ use fanfare::auth::{Pattern, UserClaims};
 use fanfare::delivery::{Attach, Connection};
 use fanfare::domain::{DeviceId, Seq, Stream, TopicName, UnixMillis, UserId};
 use fanfare::wire::client::ResumeAt;
-use fanfare::wire::{AckMode, CloseCode, Frame, Hello};
-use serde_json::Value;
+use fanfare::wire::{AckMode, CloseCode, Hello};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::ledger::Ledger;
-use super::line::Line;
+use super::line::{Line, Sent};
 use super::node::Node;
 use super::stage::{Kind, Stage};
+use super::visit::{Visit, brief, json};
 use super::witness::{Witness, number, text};
+
+/// How long a client waits for a node to take it, and for anything at all to arrive (three heartbeats).
+const PATIENCE: Duration = Duration::from_secs(8);
+const SILENCE: Duration = Duration::from_secs(13);
 
 /// The nodes that are up.
 pub type Nodes = Arc<Mutex<BTreeMap<u64, Node>>>;
@@ -41,17 +46,10 @@ pub struct Device {
     pub restless: bool,
     pub may_be_restored: bool,
     pub connections: u64,
-}
-
-/// One connection of it.
-struct Visit {
-    line: Arc<Line>,
-    connection: Arc<Connection>,
-    witness: Witness,
-    welcomed: bool,
-    /// Subscribes that have no answer yet, and whether there was a place in them.
-    asked: BTreeMap<u64, bool>,
-    frames: u64,
+    /// How many entries a node may send ahead of its acknowledgements.
+    pub window: usize,
+    /// How long after it ended something may still be under way to it.
+    pub stale_after: Duration,
 }
 
 impl Device {
@@ -67,7 +65,11 @@ impl Device {
             if let Some(node) = node {
                 self.visit(&node).await;
             }
-            let away = if self.stage.quiet().is_cancelled() { 5..=300 } else { 5..=3_000 };
+            let away = match () {
+                () if self.stage.quiet().is_cancelled() => 5..=300,
+                () if self.stage.chance(30) => 0..=5,
+                () => 5..=3_000,
+            };
             tokio::select! {
                 biased;
                 () = self.stage.pause(away) => {}
@@ -82,7 +84,8 @@ impl Device {
         let hello = self.hello();
         let resumed = hello.resume.keys().cloned().collect::<Vec<_>>();
         self.stage.say(format_args!("{name}: to {} with {resumed:?}", node.id));
-        let line = Arc::new(Line::new(self.stage.pick(2..=40) as usize));
+        let high_water = self.stage.pick(2..=40) as usize;
+        let line = Arc::new(Line::new(high_water, node.freezer.clone(), node.clock.clone()));
         let mut witness = Witness {
             stage: self.stage.clone(),
             ledger: Arc::clone(&self.ledger),
@@ -90,26 +93,50 @@ impl Device {
             holder: self.holder,
             user: self.user.clone(),
             anonymous: self.device.is_none(),
+            window: (self.ack == AckMode::Manual).then_some(self.window),
+            stale_after: self.stale_after,
             resumed: Vec::new(),
             standing: BTreeMap::new(),
         };
         witness.resumed = resumed.iter().map(|name| witness.stream(name)).collect();
         self.ledger.lock().expect("no panic under it").follows.remove(&self.holder);
-        let (made, arrives) = tokio::sync::oneshot::channel();
+        if let Some(connection) = self.connect(node, hello, &line).await {
+            self.stay(Visit::new(line, connection, witness, node.freezer.clone()), node).await;
+        }
+    }
+
+    /// In a task of its own, as the gateway does it; an attach that fails closes its socket. A node that stands
+    /// still finds the client waiting at its door when it goes on, though the client may have gone by then.
+    async fn connect(&self, node: &Node, hello: Hello, line: &Arc<Line>) -> Option<Arc<Connection>> {
+        let (made, mut arrives) = oneshot::channel();
         let peer = SocketAddr::from(([127, 0, 0, 1], 9));
         let attach = Attach { claims: self.claims(), hello, peer, accepted_at: self.stage.clock().now() };
-        let (delivery, outlet) = (Arc::clone(&node.delivery), Arc::clone(&line));
-        // In a task of its own, as the gateway does it; an attach that fails closes its socket.
+        let (delivery, outlet, freezer) =
+            (Arc::clone(&node.delivery), Arc::clone(line), node.freezer.clone());
         tokio::spawn(async move {
+            freezer.thawed().await;
             let ending = Arc::clone(&outlet);
             let made = |connection: &Arc<Connection>| drop(made.send(Arc::clone(connection)));
             if let Err(error) = delivery.attach(attach, outlet, made).await {
                 fanfare::delivery::outlet::Outlet::close(&*ending, error.close_code());
             }
         });
-        let Ok(connection) = arrives.await else { return };
-        let visit = Visit { line, connection, witness, welcomed: false, asked: BTreeMap::new(), frames: 0 };
-        self.stay(visit, node).await;
+        tokio::select! {
+            biased;
+            () = node.death.cancelled() => None,
+            made = &mut arrives => made.ok(),
+            () = tokio::time::sleep(PATIENCE) => {
+                line.cut();
+                let stage = self.stage.clone();
+                tokio::spawn(async move {
+                    if let Ok(connection) = arrives.await {
+                        stage.pause(0..=40).await;
+                        connection.on_closed();
+                    }
+                });
+                None
+            }
+        }
     }
 
     fn label(&self) -> String {
@@ -148,29 +175,39 @@ impl Device {
     async fn stay(&mut self, mut visit: Visit, node: &Node) {
         let far = Duration::from_secs(100_000);
         let mut quiet = self.stage.quiet().is_cancelled();
-        let stay = Duration::from_millis(self.stage.pick(10..=15_000));
+        let stay = if self.stage.chance(20) { self.stage.pick(1..=30) } else { self.stage.pick(10..=15_000) };
+        let stay = Duration::from_millis(stay);
         let mut until = Instant::now() + if quiet || !self.restless { far } else { stay };
         let mut stalled_until = Instant::now();
         let mut act_at = Instant::now() + Duration::from_millis(self.stage.pick(1..=1_500));
         loop {
-            let now = Instant::now();
+            let (now, frozen) = (Instant::now(), node.freezer.is_frozen());
             tokio::select! {
                 biased;
                 () = node.death.cancelled() => {
                     visit.line.cut();
                     return;
                 }
+                () = node.freezer.thawed(), if frozen => {
+                    visit.flush();
+                    visit.line.stirred.notify_one();
+                }
+                () = tokio::time::sleep_until(visit.heard + SILENCE) => return self.leave(&visit, false),
                 () = self.stage.quiet().cancelled(), if !quiet => {
                     (quiet, until, stalled_until) = (true, now + far, now);
                     visit.line.stirred.notify_one();
                 }
-                () = tokio::time::sleep_until(until) => return self.leave(&visit),
+                () = tokio::time::sleep_until(until) => {
+                    return self.leave(&visit, self.stage.chance(60));
+                }
                 () = tokio::time::sleep_until(act_at) => {
                     act_at = Instant::now() + Duration::from_millis(self.stage.pick(50..=2_500));
                     if quiet {
                         self.want_everything(&mut visit);
                     } else if self.stage.chance(15) && self.restless {
                         stalled_until = Instant::now() + Duration::from_millis(self.stage.pick(50..=4_000));
+                    } else if self.stage.chance(25) {
+                        self.mark_something(&mut visit);
                     } else {
                         self.change_its_mind(&mut visit);
                     }
@@ -189,16 +226,17 @@ impl Device {
     }
 
     /// With a goodbye, or without one: then the server learns of it later.
-    fn leave(&self, visit: &Visit) {
+    fn leave(&self, visit: &Visit, clean: bool) {
         visit.line.cut();
-        let clean = self.stage.chance(60);
         self.stage.say(format_args!("{}: leaves, clean {clean}", visit.witness.name));
-        if clean {
+        if clean && !visit.freezer.is_frozen() {
             return visit.connection.on_closed();
         }
         let (stage, connection) = (self.stage.clone(), Arc::clone(&visit.connection));
+        let freezer = visit.freezer.clone();
         tokio::spawn(async move {
             stage.pause(100..=9_000).await;
+            freezer.thawed().await;
             connection.on_closed();
         });
     }
@@ -208,8 +246,8 @@ impl Device {
         if self.stage.chance(20) {
             self.stage.pause(1..=30).await;
         }
-        while let Some(frame) = visit.line.next() {
-            self.take(visit, &frame);
+        while let Some(sent) = visit.line.next() {
+            self.take(visit, &sent);
             if self.stage.chance(if quiet { 100 } else { 25 }) {
                 self.acknowledge(visit, quiet);
             }
@@ -226,29 +264,23 @@ impl Device {
         false
     }
 
-    fn take(&mut self, visit: &mut Visit, frame: &Frame) {
-        if frame.head[0] & 0x0f == 0x9 {
-            return visit.connection.on_pong();
+    fn take(&mut self, visit: &mut Visit, sent: &Sent) {
+        visit.heard = Instant::now();
+        if sent.frame.head[0] & 0x0f == 0x9 {
+            return visit.pong();
         }
-        let frame = json(frame);
+        let frame = json(&sent.frame);
         visit.frames += 1;
         let witness = &mut visit.witness;
         self.stage.say(format_args!("{}: < {}", witness.name, brief(&frame)));
         match text(&frame, "type") {
             "welcome" => {
                 visit.welcomed = true;
-                let streams = frame["streams"].as_array().expect("streams");
-                for state in streams {
-                    let resumed = witness.resumed.contains(&witness.stream(text(state, "stream")));
-                    witness.opened(state, resumed);
-                }
+                witness.welcomed(&frame);
             }
-            "notification" => {
-                let id = text(&frame["notification"], "id");
-                if let Some(seq) = frame["seq"].as_u64() {
-                    witness.notified(text(&frame, "stream"), seq, id);
-                }
-            }
+            "notification" => witness.notified(&frame, sent.at),
+            "cancelled" => witness.cancelled(&frame),
+            "read" => witness.read(&frame),
             "caught_up" => witness.caught_up(text(&frame, "stream"), number(&frame, "through")),
             "gap" => witness.gap(&frame),
             "subscribed" => {
@@ -256,12 +288,10 @@ impl Device {
                 witness.opened(&frame, asked == Some(true));
             }
             "unsubscribed" => witness.closed(text(&frame, "stream")),
-            "ping" => visit.connection.on_text(r#"{"type":"pong"}"#),
+            "ping" => visit.say(r#"{"type":"pong"}"#),
             "error" => match text(&frame, "code") {
-                // An ack may cross the unsubscribe before it.
+                // An ack or a mark may cross the unsubscribe before it.
                 "window_full" | "not_followed" => {}
-                // Or a restore of the store, whose gap frame is still on its way.
-                "ack_above_sent" if self.may_be_restored => {}
                 "unavailable" => drop(frame["id"].as_u64().and_then(|id| visit.asked.remove(&id))),
                 _ => self.stage.find(Kind::Order, format_args!("{}: {frame}", visit.witness.name)),
             },
@@ -274,16 +304,16 @@ impl Device {
         if self.ack == AckMode::Auto {
             return;
         }
-        let standing: Vec<_> = visit.witness.standing.iter().map(|(s, at)| (s.clone(), *at)).collect();
-        for (stream, at) in standing {
-            if at.acked >= at.last || !(all || self.stage.chance(60)) {
+        let standing: Vec<_> =
+            visit.witness.standing.iter().map(|(s, at)| (s.clone(), at.acked, at.last)).collect();
+        for (stream, acked, last) in standing {
+            if acked >= last || !(all || self.stage.chance(60)) {
                 continue;
             }
-            let seq = if all { at.last } else { self.stage.pick(at.acked + 1..=at.last) };
+            let seq = if all { last } else { self.stage.pick(acked + 1..=last) };
             visit.witness.acknowledges(&stream, seq);
             let ack = format!(r#"{{"type":"ack","stream":"{}","seq":{seq}}}"#, stream.client_name());
-            self.stage.say(format_args!("{}: > {ack}", visit.witness.name));
-            visit.connection.on_text(&ack);
+            visit.say(&ack);
         }
     }
 
@@ -295,8 +325,7 @@ impl Device {
         if self.following.contains(&topic) && self.stage.chance(40) {
             self.following.remove(&topic);
             let frame = format!(r#"{{"type":"unsubscribe","topic":"{topic}"}}"#);
-            self.stage.say(format_args!("{}: > {frame}", visit.witness.name));
-            visit.connection.on_text(&frame);
+            visit.say(&frame);
         } else {
             self.following.insert(topic.clone());
             self.subscribe(visit, &topic);
@@ -322,8 +351,40 @@ impl Device {
         visit.asked.insert(id, since.is_some());
         let since = since.map_or_else(String::new, |seq| format!(r#","since":{seq}"#));
         let frame = format!(r#"{{"type":"subscribe","id":{id},"topic":"{topic}"{since}}}"#);
-        self.stage.say(format_args!("{}: > {frame}", visit.witness.name));
-        visit.connection.on_text(&frame);
+        visit.say(&frame);
+    }
+
+    /// Its user has read something, or all up to somewhere.
+    fn mark_something(&self, visit: &mut Visit) {
+        let streams: Vec<&Stream> = visit.witness.standing.keys().collect();
+        // Mostly in its own stream.
+        let Some(stream) = (if self.stage.chance(70) {
+            streams.iter().copied().find(|stream| matches!(stream, Stream::User(_)))
+        } else {
+            streams.first().copied()
+        }) else {
+            return;
+        };
+        let known = {
+            let ledger = self.ledger.lock().expect("no panic under it");
+            let holder = &ledger.holders[self.holder];
+            let Some(got) = holder.got.get(stream) else { return };
+            let Some(log) = ledger.log(stream, got.epoch) else { return };
+            let seen = got.received.iter().rev().take(6);
+            seen.filter_map(|seq| Some((*seq, log.ever(*seq)?.id))).collect::<Vec<_>>()
+        };
+        if known.is_empty() {
+            return;
+        }
+        let (seq, id) = self.stage.one_of(&known);
+        let what = match self.stage.chance(30) {
+            true => format!(r#""up_to":{seq}"#),
+            false => format!(r#""ids":["{id}"]"#),
+        };
+        let number = 1_000_000 + visit.frames;
+        let name = stream.client_name();
+        let frame = format!(r#"{{"type":"read","id":{number},"stream":"{name}",{what}}}"#);
+        visit.say(&frame);
     }
 }
 
@@ -336,25 +397,5 @@ impl Device {
         let ledger = self.ledger.lock().expect("no panic under it");
         let got = ledger.holders[self.holder].got.get(&Stream::Topic(topic.clone()))?;
         Some(got.position)
-    }
-}
-
-/// The text of a frame, whose header the server wrote.
-fn json(frame: &Frame) -> Value {
-    let header = match frame.head[1] {
-        126 => 4,
-        127 => 10,
-        _ => 2,
-    };
-    let whole: Vec<u8> = frame.head[header..].iter().chain(frame.body.iter()).copied().collect();
-    serde_json::from_slice(&whole).expect("the server speaks JSON")
-}
-
-/// A frame for the trace.
-fn brief(frame: &Value) -> String {
-    match frame["type"].as_str() {
-        Some("notification") => format!("notification {} {}", frame["stream"], frame["seq"]),
-        Some("welcome") => format!("welcome {}", frame["streams"]),
-        _ => frame.to_string(),
     }
 }

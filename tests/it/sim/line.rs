@@ -3,13 +3,25 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
+use fanfare::clock::Clock;
 use fanfare::delivery::outlet::{Flow, Outlet};
+use fanfare::domain::UnixMillis;
 use fanfare::wire::{CloseCode, Frame};
 use tokio::sync::Notify;
 
+use super::freeze::Freezer;
+
+/// A frame, and when the node sent it, by its own clock.
+pub struct Sent {
+    pub frame: Frame,
+    pub at: UnixMillis,
+}
+
 #[derive(Default)]
 struct State {
-    frames: VecDeque<Frame>,
+    frames: VecDeque<Sent>,
+    /// What a node sends that stands still arrives when it goes on.
+    held: VecDeque<Sent>,
     closed: Option<CloseCode>,
     /// The client has gone: nothing arrives any more.
     cut: bool,
@@ -23,28 +35,36 @@ pub struct Line {
     /// Something happened.
     pub stirred: Notify,
     high_water: usize,
+    freezer: Freezer,
+    clock: Clock,
 }
 
 impl Line {
-    pub fn new(high_water: usize) -> Self {
-        Self { state: Mutex::default(), stirred: Notify::new(), high_water }
+    pub fn new(high_water: usize, freezer: Freezer, clock: Clock) -> Self {
+        Self { state: Mutex::default(), stirred: Notify::new(), high_water, freezer, clock }
     }
 
     /// The next frame, if there is one.
-    pub fn next(&self) -> Option<Frame> {
-        self.lock().frames.pop_front()
+    pub fn next(&self) -> Option<Sent> {
+        let mut state = self.lock();
+        if !self.freezer.is_frozen() {
+            let mut held = std::mem::take(&mut state.held);
+            state.frames.append(&mut held);
+        }
+        state.frames.pop_front()
     }
 
     /// Whether the server waits to be told that it may go on. Asked once the queue is read.
     pub fn take_drained(&self) -> bool {
         let mut state = self.lock();
-        state.frames.is_empty() && std::mem::take(&mut state.full)
+        state.frames.is_empty() && state.held.is_empty() && std::mem::take(&mut state.full)
     }
 
     /// Why the server closed it, once everything before that was read.
     pub fn closed(&self) -> Option<CloseCode> {
         let state = self.lock();
-        state.closed.filter(|_| state.frames.is_empty())
+        let is_read = state.frames.is_empty() && state.held.is_empty();
+        state.closed.filter(|_| is_read && !self.freezer.is_frozen())
     }
 
     /// The client is gone; what is queued never arrives.
@@ -52,6 +72,7 @@ impl Line {
         let mut state = self.lock();
         state.cut = true;
         state.frames.clear();
+        state.held.clear();
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -65,9 +86,12 @@ impl Outlet for Line {
         if state.cut || state.closed.is_some() {
             return Flow::Open;
         }
-        state.frames.push_back(frame);
+        let sent = Sent { frame, at: self.clock.now() };
+        let frozen = self.freezer.is_frozen();
+        let queue = if frozen { &mut state.held } else { &mut state.frames };
+        queue.push_back(sent);
         self.stirred.notify_one();
-        if state.frames.len() <= self.high_water {
+        if state.frames.len() + state.held.len() <= self.high_water {
             return Flow::Open;
         }
         state.full = true;

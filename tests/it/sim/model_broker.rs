@@ -10,13 +10,16 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use fanfare::broker::{Broker, ControlError, ControlRequest, Destination, Health, Inlets, SendError};
 use fanfare::domain::NodeId;
+use fanfare::wire::envelope::Item;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::freeze::Freezer;
 use super::plan::{Plan, Plant};
 use super::stage::Stage;
 
 /// One node's queues.
 struct Queues {
+    freezer: Freezer,
     envelopes: mpsc::Sender<Bytes>,
     control: mpsc::Sender<ControlRequest>,
 }
@@ -31,6 +34,12 @@ struct Inner {
     away: bool,
 }
 
+/// What a message of a route needs to get out and in.
+struct Way {
+    from: Freezer,
+    to: NodeId,
+}
+
 /// What all nodes are connected to. Clones are the same exchange.
 #[derive(Clone)]
 pub struct Exchange {
@@ -38,19 +47,28 @@ pub struct Exchange {
     plan: Plan,
     inner: Arc<Mutex<Inner>>,
     health: watch::Sender<Health>,
+    /// The memory alarm: nothing goes through while this is on.
+    alarm: Freezer,
 }
 
 impl Exchange {
     pub fn new(stage: Stage, plan: Plan) -> Self {
-        Self { stage, plan, inner: Arc::default(), health: watch::Sender::new(Health::Up) }
+        Self {
+            stage,
+            plan,
+            inner: Arc::default(),
+            health: watch::Sender::new(Health::Up),
+            alarm: Freezer::new(),
+        }
     }
 
     /// A node's queues, new.
-    pub fn join(&self, node: &NodeId) -> (ModelBroker, Inlets) {
+    pub fn join(&self, node: &NodeId, freezer: &Freezer) -> (ModelBroker, Inlets) {
         let ((envelopes, arriving), (control, asked), (_, ingress)) =
             (mpsc::channel(256), mpsc::channel(64), mpsc::channel(1));
-        self.lock().nodes.insert(node.clone(), Queues { envelopes, control });
-        let broker = ModelBroker { exchange: self.clone(), node: node.clone() };
+        let queues = Queues { freezer: freezer.clone(), envelopes, control };
+        self.lock().nodes.insert(node.clone(), queues);
+        let broker = ModelBroker { exchange: self.clone(), node: node.clone(), freezer: freezer.clone() };
         (broker, Inlets { envelopes: arriving, control: asked, ingress })
     }
 
@@ -71,11 +89,23 @@ impl Exchange {
         }
     }
 
+    /// The memory alarm goes on or off. What is under way waits; some nodes know of it, new messages do not.
+    pub fn set_blocked(&self, blocked: bool) {
+        self.stage.say(format_args!("broker: blocked {blocked}"));
+        self.alarm.set(blocked);
+        self.health.send_replace(if blocked { Health::Blocked } else { Health::Up });
+    }
+
+    /// Waits until the broker confirms again.
+    pub async fn confirms(&self) {
+        self.alarm.thawed().await;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("no panic under it")
     }
 
-    fn carry(&self, from: &NodeId, to: &NodeId, envelope: &Bytes) {
+    fn carry(&self, from: &NodeId, out: &Freezer, to: &NodeId, envelope: &Bytes) {
         let weather = self.plan.weather;
         if self.stage.is_faulty() && self.stage.chance(weather.lost) {
             return self.stage.say(format_args!("broker: lost {from} to {to}"));
@@ -96,22 +126,29 @@ impl Exchange {
             inner.open.insert(route, number);
             inner.leaving.insert(number, BytesMut::from(&envelope[..]));
             drop(inner);
-            self.depart(number, to.clone());
+            self.depart(number, Way { from: out.clone(), to: to.clone() });
         }
     }
 
     /// Sends the message after a moment and delivers it after another: messages overtake each other.
-    fn depart(&self, number: u64, to: NodeId) {
+    fn depart(&self, number: u64, way: Way) {
         let exchange = self.clone();
         tokio::spawn(async move {
             exchange.stage.pause(0..=3).await;
+            way.from.thawed().await;
             let Some(message) = exchange.lock().leaving.remove(&number) else { return };
             exchange.stage.trip().await;
+            exchange.alarm.thawed().await;
+            let into = exchange.lock().nodes.get(&way.to).map(|queues| queues.freezer.clone());
+            if let Some(freezer) = into {
+                freezer.thawed().await;
+            }
             let (queue, away) = {
                 let inner = exchange.lock();
-                (inner.nodes.get(&to).map(|queues| queues.envelopes.clone()), inner.away)
+                (inner.nodes.get(&way.to).map(|queues| queues.envelopes.clone()), inner.away)
             };
             let Some(queue) = queue.filter(|_| !away) else { return };
+            let to = &way.to;
             exchange.stage.say(format_args!("broker: message {number} to {to}, {} bytes", message.len()));
             let _ = queue.send(message.freeze()).await;
         });
@@ -122,11 +159,23 @@ impl Exchange {
 pub struct ModelBroker {
     exchange: Exchange,
     node: NodeId,
+    freezer: Freezer,
+}
+
+/// Whether it only says where streams stand: what a replayed key sends.
+fn is_heads(envelope: &Bytes) -> bool {
+    matches!(Item::decode(&mut envelope.clone()), Ok(Some(Item::Heads(_))))
 }
 
 #[async_trait]
 impl Broker for ModelBroker {
     fn send(&self, to: Destination, envelope: Bytes) -> Result<(), SendError> {
+        if self.exchange.alarm.is_frozen() && self.exchange.stage.chance(70) {
+            return Err(SendError::NotTaken);
+        }
+        if self.exchange.plan.plant == Plant::SilentReplay && is_heads(&envelope) {
+            return Ok(());
+        }
         let targets: Vec<NodeId> = {
             let inner = self.exchange.lock();
             if inner.away && self.exchange.plan.plant != Plant::SilentOutage {
@@ -138,22 +187,31 @@ impl Broker for ModelBroker {
                 Destination::All => inner.nodes.keys().cloned().collect(),
             }
         };
-        targets.iter().for_each(|target| self.exchange.carry(&self.node, target, &envelope));
+        let out = &self.freezer;
+        targets.iter().for_each(|target| self.exchange.carry(&self.node, out, target, &envelope));
         Ok(())
     }
 
     async fn request(&self, node: &NodeId, body: Bytes, deadline: Duration) -> Result<Bytes, ControlError> {
+        self.freezer.thawed().await;
         self.exchange.stage.trip().await;
-        let control = {
+        if self.exchange.alarm.is_frozen() {
+            return Err(ControlError::NotTaken);
+        }
+        let (control, freezer) = {
             let inner = self.exchange.lock();
             if inner.away {
                 return Err(ControlError::NotTaken);
             }
-            inner.nodes.get(node).map(|queues| queues.control.clone()).ok_or(ControlError::NoAnswer)?
+            let queues = inner.nodes.get(node).ok_or(ControlError::NoAnswer)?;
+            (queues.control.clone(), queues.freezer.clone())
         };
         let (answer, arrives) = oneshot::channel();
-        let request = ControlRequest { body, answer };
-        control.try_send(request).map_err(|_| ControlError::NotTaken)?;
+        tokio::spawn(async move {
+            freezer.thawed().await;
+            // A node that is gone answers nothing.
+            drop(control.try_send(ControlRequest { body, answer }));
+        });
         let answered = tokio::time::timeout(deadline, arrives).await;
         answered.ok().and_then(Result::ok).ok_or(ControlError::NoAnswer)
     }

@@ -14,8 +14,20 @@ use fanfare::presence::embedded::EmbeddedPresence;
 use fanfare::presence::{Lease, Located, Member, NodeLease, Presence, PresenceError, Route};
 use tokio_util::sync::CancellationToken;
 
+use super::freeze::Freezer;
 use super::plan::{Plan, Plant};
 use super::stage::Stage;
+
+/// How the store is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mood {
+    #[default]
+    Well,
+    /// It answers nothing.
+    Away,
+    /// It answers questions and takes no writes (a replica, or out of memory).
+    ReadOnly,
+}
 
 /// One node's door to the store.
 pub struct ModelPresence {
@@ -23,22 +35,30 @@ pub struct ModelPresence {
     pub plan: Plan,
     /// What is shared by all nodes.
     pub store: EmbeddedPresence,
-    /// The store is away while this is true.
-    pub away: Arc<Mutex<bool>>,
+    pub mood: Arc<Mutex<Mood>>,
+    /// The node stands still while this is on.
+    pub freezer: Freezer,
     /// Fires when the node dies.
     pub death: CancellationToken,
     /// The node's last call failed, which may have hidden a loss.
     pub doubt: AtomicBool,
     /// Announces of topics that are in flight.
     pub routes: Mutex<BTreeSet<TopicName>>,
+    /// Topics that the node ever announced.
+    pub known: Mutex<BTreeSet<TopicName>>,
 }
 
 impl ModelPresence {
-    async fn reach(&self) -> Result<(), PresenceError> {
+    async fn reach(&self, writes: bool) -> Result<(), PresenceError> {
+        self.freezer.thawed().await;
         if self.death.is_cancelled() {
             std::future::pending::<()>().await;
         }
-        let away = *self.away.lock().expect("no panic under it");
+        let away = match *self.mood.lock().expect("no panic under it") {
+            Mood::Well => false,
+            Mood::Away => true,
+            Mood::ReadOnly => writes,
+        };
         if away || self.stage.is_faulty() && self.stage.chance(self.plan.weather.failing) {
             self.doubt.store(true, Ordering::Relaxed);
             return Err(PresenceError::Timeout(Duration::from_secs(1)));
@@ -51,12 +71,33 @@ impl ModelPresence {
         &self,
         work: impl Future<Output = Result<T, PresenceError>>,
     ) -> Result<T, PresenceError> {
+        self.go(true, work).await
+    }
+
+    /// The same for questions.
+    async fn ask<T>(&self, work: impl Future<Output = Result<T, PresenceError>>) -> Result<T, PresenceError> {
+        self.go(false, work).await
+    }
+
+    async fn go<T>(
+        &self,
+        writes: bool,
+        work: impl Future<Output = Result<T, PresenceError>>,
+    ) -> Result<T, PresenceError> {
         self.stage.trip().await;
-        self.reach().await?;
+        self.reach(writes).await?;
         let done = work.await?;
         self.stage.trip().await;
-        self.reach().await?;
+        self.reach(writes).await?;
         Ok(done)
+    }
+
+    /// Whether this node has announced all of them before.
+    fn was_announced(&self, topics: &[TopicName]) -> bool {
+        let mut known = self.known.lock().expect("no panic under it");
+        let all = topics.iter().all(|topic| known.contains(topic));
+        known.extend(topics.iter().cloned());
+        all
     }
 
     /// Whether announces of all these topics are in flight; from now on they are.
@@ -94,7 +135,7 @@ impl Presence for ModelPresence {
     }
 
     async fn nodes(&self) -> Result<Vec<NodeLease>, PresenceError> {
-        self.call(self.store.nodes()).await
+        self.ask(self.store.nodes()).await
     }
 
     async fn announce(&self, members: &[Member], ttl: Duration) -> Result<Vec<Vec<Member>>, PresenceError> {
@@ -128,6 +169,9 @@ impl Presence for ModelPresence {
         node: &NodeId,
         ttl: Duration,
     ) -> Result<(), PresenceError> {
+        if self.plan.plant == Plant::AssumedRoute && self.was_announced(topics) {
+            return Ok(());
+        }
         if self.plan.plant == Plant::UnawaitedRoute {
             if self.is_in_flight(topics) {
                 return Ok(());
@@ -144,11 +188,19 @@ impl Presence for ModelPresence {
 
     async fn withdraw(&self, members: &[Member]) -> Result<(), PresenceError> {
         self.say_members("withdraws", members);
+        if self.plan.plant == Plant::LateGoodbye {
+            let routes: Vec<Route> = members.iter().map(|member| Route::User(member.user.clone())).collect();
+            let there = self.ask(self.store.locate(&routes)).await?;
+            let of_devices = there.into_iter().flat_map(|located| located.members).filter(|there| {
+                members.iter().any(|gone| gone.user == there.user && gone.device == there.device)
+            });
+            return self.call(self.store.withdraw(&of_devices.collect::<Vec<_>>())).await;
+        }
         self.call(self.store.withdraw(members)).await
     }
 
     async fn locate(&self, routes: &[Route]) -> Result<Vec<Located>, PresenceError> {
-        let located = self.call(self.store.locate(routes)).await?;
+        let located = self.ask(self.store.locate(routes)).await?;
         for (route, located) in routes.iter().zip(&located) {
             self.stage.say(format_args!("presence: {route:?} at {:?}", located.nodes));
         }

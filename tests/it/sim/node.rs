@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fanfare::auth::{TokenSettings, UserTokens};
+use fanfare::clock::Clock;
 use fanfare::delivery::{self, Delivery, Parts};
 use fanfare::domain::NodeId;
 use fanfare::inbox::Inbox;
@@ -18,22 +19,21 @@ use fanfare::wire::publish::Limits;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::ledger::Ledger;
+use super::freeze::Freezer;
 use super::model_broker::Exchange;
-use super::model_inbox::ModelInbox;
-use super::model_presence::ModelPresence;
-use super::plan::Plan;
+use super::model_presence::{ModelPresence, Mood};
+use super::plan::{Plan, Plant};
 use super::stage::Stage;
+use super::store::{ModelInbox, Store};
 
 /// What all nodes share.
 #[derive(Clone)]
 pub struct Shared {
     pub stage: Stage,
     pub plan: Plan,
-    pub ledger: Arc<Mutex<Ledger>>,
-    pub inbox_away: Arc<Mutex<bool>>,
+    pub store: Store,
     pub presence: EmbeddedPresence,
-    pub presence_away: Arc<Mutex<bool>>,
+    pub presence_mood: Arc<Mutex<Mood>>,
     pub exchange: Exchange,
     /// Window and page sizes, of chance.
     pub window: Window,
@@ -48,6 +48,9 @@ pub struct Node {
     pub publishing: Arc<Publishing>,
     pub router: Arc<Router>,
     pub inbox: Arc<dyn Inbox>,
+    pub clock: Clock,
+    /// It stands still while this is on.
+    pub freezer: Freezer,
     /// Fires at `kill -9`: nothing that it asks for is answered any more.
     pub death: CancellationToken,
     /// Ends its tasks.
@@ -59,31 +62,15 @@ impl Node {
     pub async fn boot(shared: &Shared, id: &NodeId, life: u64) -> Self {
         let (tracker, cancel, death) =
             (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-        let inbox: Arc<dyn Inbox> = Arc::new(ModelInbox {
-            stage: shared.stage.clone(),
-            plan: shared.plan,
-            ledger: Arc::clone(&shared.ledger),
-            away: Arc::clone(&shared.inbox_away),
-            death: death.clone(),
-        });
-        let presence: Arc<dyn Presence> = Arc::new(ModelPresence {
-            stage: shared.stage.clone(),
-            plan: shared.plan,
-            store: shared.presence.clone(),
-            away: Arc::clone(&shared.presence_away),
-            death: death.clone(),
-            doubt: AtomicBool::new(false),
-            routes: Mutex::default(),
-        });
-        let (broker, inlets) = shared.exchange.join(id);
-        let metrics = Metrics::new();
-        let (clock, broker) = (shared.stage.clock(), Arc::new(broker));
-        let locate = Duration::from_millis(250);
+        let freezer = Freezer::new();
+        let (inbox, presence) = doors(shared, &freezer, &death);
+        let (broker, inlets) = shared.exchange.join(id, &freezer);
+        let (metrics, clock, broker) = (Metrics::new(), clock_of(shared, id, life), Arc::new(broker));
         let router = Arc::new(Router::new(
             id.clone(),
             Arc::clone(&presence),
             broker.clone(),
-            locate,
+            Duration::from_millis(250),
             metrics.publish.clone(),
         ));
         let publishing = Publishing::start(
@@ -98,28 +85,75 @@ impl Node {
         let parts = Parts {
             node: id.clone(),
             settings: settings(shared),
-            clock,
+            clock: clock.clone(),
             inbox: Arc::clone(&inbox),
             presence,
             broker,
             router: Arc::clone(&router),
             tokens: Arc::new(no_tokens()),
             metrics: metrics.delivery.clone(),
-            tracker,
+            tracker: tracker.clone(),
             cancel: cancel.clone(),
         };
         let (claim, ttl) = (Arc::clone(&parts.presence), parts.settings.lease_ttl);
         let delivery = Delivery::new(parts, lease(id, life));
-        let node = Self { id: id.clone(), delivery, publishing, router, inbox, death, cancel };
+        let node =
+            Self { id: id.clone(), delivery, publishing, router, inbox, clock, freezer, death, cancel };
         // As the composition root does before anything runs.
         while !matches!(claim.lease(&lease(id, life), ttl, true).await, Ok(Lease::Kept | Lease::Renewed)) {
             shared.stage.say(format_args!("{id}: no lease yet"));
             shared.stage.pause(500..=1_500).await;
         }
         node.delivery.run(inlets.envelopes, inlets.control);
+        tracker.spawn(node.clone().fire_schedules(shared.stage.clone()));
         shared.stage.say(format_args!("{id}: up"));
         node
     }
+
+    /// Publishes what is due, as the schedule job does.
+    async fn fire_schedules(self, stage: Stage) {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return,
+                () = stage.pause(200..=900) => {}
+            }
+            self.freezer.thawed().await;
+            let due = self.inbox.claim_schedules(self.clock.now(), Duration::from_secs(10), 8).await;
+            for due in due.unwrap_or_default() {
+                let (id, fired) = (due.id, self.publishing.fire(due).await);
+                stage.say(format_args!("{}: fires {id}: {fired:?}", self.id));
+            }
+        }
+    }
+}
+
+/// Its ways to the store and to presence.
+fn doors(
+    shared: &Shared,
+    freezer: &Freezer,
+    death: &CancellationToken,
+) -> (Arc<dyn Inbox>, Arc<dyn Presence>) {
+    let inbox = ModelInbox { store: shared.store.clone(), freezer: freezer.clone(), death: death.clone() };
+    let presence = ModelPresence {
+        stage: shared.stage.clone(),
+        plan: shared.plan,
+        store: shared.presence.clone(),
+        mood: Arc::clone(&shared.presence_mood),
+        freezer: freezer.clone(),
+        death: death.clone(),
+        doubt: AtomicBool::new(false),
+        routes: Mutex::default(),
+        known: Mutex::default(),
+    };
+    (Arc::new(inbox), Arc::new(presence))
+}
+
+/// Each life of a node has its own deviation from the true time.
+fn clock_of(shared: &Shared, id: &NodeId, life: u64) -> Clock {
+    let ahead = Duration::from_millis(shared.stage.pick(0..=shared.plan.weather.skew_ms));
+    let number = id.as_str().bytes().fold(life, |sum, byte| sum * 31 + u64::from(byte));
+    shared.stage.clock_of(number, ahead)
 }
 
 fn publishing_settings() -> publish::Settings {
@@ -129,12 +163,15 @@ fn publishing_settings() -> publish::Settings {
     publish::Settings { limits, queue: 1_000, group: 8, workers: 3 }
 }
 
+/// As good as none.
+const WIDE: Window = Window { entries: 10_000, bytes: 1 << 30 };
+
 fn settings(shared: &Shared) -> delivery::Settings {
     delivery::Settings {
         heartbeat: Duration::from_secs(4),
         presence_ttl: Duration::from_secs(14),
         lease_ttl: Duration::from_secs(6),
-        window: shared.window,
+        window: if shared.plan.plant == Plant::NoWindow { WIDE } else { shared.window },
         page_entries: shared.page,
         head_check: shared.plan.head_check,
         blind_check: Duration::from_millis(1_500),

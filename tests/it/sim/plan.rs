@@ -13,20 +13,28 @@ pub struct Weather {
     pub failing: u32,
     /// RabbitMQ is away for some seconds now and then.
     pub broker_away: bool,
-    /// Redis is.
+    /// RabbitMQ takes nothing for some seconds now and then (memory alarm).
+    pub broker_blocked: bool,
+    /// Redis is away, or takes no writes.
     pub presence_away: bool,
-    /// SQL is.
+    /// SQL is away.
     pub inbox_away: bool,
-    /// Redis forgets everything now and then.
+    /// SQL answers nothing for some seconds now and then.
+    pub inbox_hangs: bool,
+    /// Redis forgets everything, or one connection, now and then.
     pub flushes: bool,
     /// Nodes die, or stop in order, and come back.
     pub deaths: bool,
+    /// Nodes stand still for so many seconds, at least and at most, and go on.
+    pub freezes: Option<(u64, u64)>,
     /// The store is put back to a backup, once.
     pub restore: bool,
     /// Retention removes entries.
     pub retention: bool,
     /// Clients change nodes without a goodbye, stop reading for a while, and so on.
     pub restless: bool,
+    /// How far the nodes' clocks are apart, in milliseconds.
+    pub skew_ms: u64,
 }
 
 impl Weather {
@@ -35,30 +43,38 @@ impl Weather {
         lost: 0,
         failing: 0,
         broker_away: false,
+        broker_blocked: false,
         presence_away: false,
         inbox_away: false,
+        inbox_hangs: false,
         flushes: false,
         deaths: false,
+        freezes: None,
         restore: false,
         retention: false,
         restless: true,
+        skew_ms: 0,
     };
     /// Everything at once.
     pub const STORM: Self = Self {
         lost: 10,
         failing: 3,
         broker_away: true,
+        broker_blocked: true,
         presence_away: true,
         inbox_away: true,
+        inbox_hangs: true,
         flushes: true,
         deaths: true,
+        freezes: Some((1, 12)),
         restore: true,
         retention: true,
         restless: true,
+        skew_ms: 0,
     };
 }
 
-/// What a double of a part does wrong on purpose.
+/// What a double of a part does wrong on purpose. `planted` maps the rules of the design to these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plant {
     /// Nothing: every contract is kept.
@@ -67,14 +83,30 @@ pub enum Plant {
     TornPages,
     /// Reads come from a replica that is up to a second behind.
     StaleReads,
+    /// The inbox is opened as it was before the announce.
+    ReadFirst,
+    /// A seq is taken at one moment and its entry seen at a later one (no lock from counter to commit).
+    LateVisible,
     /// An announce of a connection is answered before it is applied.
     HastyAnnounce,
     /// An announce of a topic is answered at once if another for it is in flight.
     UnawaitedRoute,
+    /// A topic that a node announced once is not announced again when it is followed again.
+    AssumedRoute,
+    /// A goodbye removes whatever connection the device has.
+    LateGoodbye,
     /// The publisher asks who is there before it commits.
     LocateFirst,
+    /// The publisher answers when the broker has confirmed.
+    AwaitedConfirm,
+    /// A replayed key answers and sends nothing.
+    SilentReplay,
+    /// An idempotency key is not remembered.
+    ForgottenKeys,
     /// A device's cursor is not there yet when `open` answers, and may never be.
     CursorLater,
+    /// A user's first device starts at the head.
+    StartAtHead,
     /// Redis says after a flush that it has forgotten nothing.
     SilentFlush,
     /// The broker says it is up while it is not.
@@ -83,6 +115,24 @@ pub enum Plant {
     GreedyCursor,
     /// The answer to a publish comes before its commit, which then may fail.
     HastyCommit,
+    /// A cancellation is pushed, but is no entry.
+    UnenteredCancel,
+    /// Reads bring what was cancelled.
+    CancelledKept,
+    /// Reads bring what was superseded.
+    CollapsedKept,
+    /// What a cancelled one had superseded is there again.
+    RevivedByCancel,
+    /// Reads bring what has expired, as if it lived for ever.
+    ExpiredKept,
+    /// A schedule may fire when it has ended.
+    UnguardedFiring,
+    /// Heads say nothing of read marks.
+    MarksForgotten,
+    /// `new-epoch` leaves the unread versions as they were.
+    VersionsGoBack,
+    /// Nodes send whatever they have, whatever was acknowledged.
+    NoWindow,
 }
 
 /// One kind of run.
@@ -93,10 +143,16 @@ pub struct Plan {
     pub rules: Rules,
     /// How long notifications are published, in virtual time.
     pub active: Duration,
+    /// The longest pause between two of them, in milliseconds.
+    pub pace_ms: u64,
     /// How often heads are checked.
     pub head_check: Duration,
     /// How long after the end of all faults everything must have arrived.
     pub settle: Duration,
+    /// How long after it ended (cancelled, superseded) a notification may still arrive.
+    pub stale_after: Duration,
+    /// How soon publishers must have their answer, where nothing but the broker fails.
+    pub answer_within: Duration,
 }
 
 /// Longer than any run.
@@ -109,20 +165,34 @@ impl Plan {
         plant: Plant::Nothing,
         rules: Rules::SOUND,
         active: Duration::from_secs(16),
+        pace_ms: 900,
         head_check: Duration::from_secs(30),
         settle: Duration::from_secs(40),
+        stale_after: NEVER,
+        answer_within: NEVER,
     };
     /// Nothing fails, and no head check helps: the order of things alone loses nothing.
     pub const CALM: Self = Self {
         weather: Weather::CALM,
-        plant: Plant::Nothing,
-        rules: Rules::SOUND,
         active: Duration::from_secs(12),
         head_check: NEVER,
         settle: Duration::from_secs(6),
+        stale_after: Duration::from_millis(1_000),
+        answer_within: Duration::from_secs(2),
+        ..Self::STORM
     };
     /// As calm, and so short that nothing which comes later heals what was missed while devices came.
     pub const BRIEF: Self = Self { active: Duration::from_secs(4), ..Self::CALM };
+    /// Nodes stand still for longer than leases and presence last; nothing else fails.
+    pub const FROZEN: Self = Self {
+        weather: Weather { freezes: Some((20, 40)), ..Weather::CALM },
+        active: Duration::from_secs(80),
+        pace_ms: 5_000,
+        ..Self::STORM
+    };
+    /// The nodes' clocks are up to a second apart, as is allowed; nothing else is wrong.
+    pub const SKEWED: Self =
+        Self { weather: Weather { skew_ms: 1_000, ..Weather::CALM }, stale_after: NEVER, ..Self::CALM };
 
     /// The same with something broken in a double.
     pub const fn planted(self, plant: Plant) -> Self {

@@ -1,7 +1,32 @@
 //! Planted violations: each breaks one rule on purpose, and the simulation must see what it does.
 //!
-//! What is seen: `Loss` (a device is past what it never got), `Stall` (it waits below it, and only a head
-//! check could help), `Order`, `Double`, `Cursor`. A plant that is not found fails its test.
+//! | rule (design, by section) | plant |
+//! |---|---|
+//! | 3: append, then locate | `LocateFirst` |
+//! | 3: the answer follows the commit | `HastyCommit` |
+//! | 3: the answer never waits for the broker's confirm | `AwaitedConfirm` |
+//! | 3: a replayed key sends again | `SilentReplay` |
+//! | 3: announce, wait, then read the inbox | `HastyAnnounce`, `ReadFirst` |
+//! | 3: read-your-writes | `StaleReads` |
+//! | 3.1: a read is of one snapshot; the position moves to `through` | `TornPages`, rule `move_to_through` |
+//! | 3.1: an ack passes only what was passed | `GreedyCursor` |
+//! | 3.2: lower is a double; higher is a gap | rules `skip_lower`, `read_gaps` |
+//! | 3.3: what is offered to one that is not live is remembered | rule `remember_offers` |
+//! | 3.4: every subscriber waits for the route; 0 to 1 announces again | `UnawaitedRoute`, `AssumedRoute` |
+//! | 3.5: the cursor is there before `welcome`; the first device starts at the floor | `CursorLater`, `StartAtHead` |
+//! | 3.6: another epoch starts the stream anew | rule `compare_epochs` |
+//! | 3.7: envelopes go to every node with a device of the user | none: breaking it costs reads, and loses nothing |
+//! | 3.8: a cancellation is an entry | `UnenteredCancel` |
+//! | 3: heads are compared, read marks too | no head checks, `MarksForgotten` |
+//! | 3: presence lost is seen by the lease; the broker's return is seen | `SilentFlush`, `SilentOutage` |
+//! | 3: a window for each stream | `NoWindow` |
+//! | 5: a late goodbye removes nobody else | `LateGoodbye` |
+//! | 6: one statement from the counter to the commit | `LateVisible` |
+//! | 6: a key is remembered; a schedule fires once | `ForgottenKeys`, `UnguardedFiring` |
+//! | 6: reads skip what expired, was superseded or cancelled, and a cancel revives nothing | `ExpiredKept`, `CollapsedKept`, `CancelledKept`, `RevivedByCancel` |
+//! | 6: unread versions never go back | `VersionsGoBack` |
+//!
+//! A plant that is not found fails its test.
 
 use std::time::Duration;
 
@@ -31,6 +56,35 @@ fn must_find(plan: Plan, expected: &[Kind]) {
 
 /// Nothing fails, but the store is restored once; heads are checked.
 const RESTORED: Plan = Plan::STORM.in_weather(Weather { restore: true, ..Weather::CALM });
+/// Redis forgets everything now and then; nothing else fails, and no periodic head check helps.
+const FLUSHED: Plan = Plan {
+    settle: Duration::from_secs(20),
+    stale_after: Plan::STORM.stale_after,
+    ..Plan::CALM.in_weather(Weather { flushes: true, ..Weather::CALM })
+};
+/// RabbitMQ is away now and then; nothing else fails, and no periodic head check helps.
+const CUT_OFF: Plan = Plan {
+    settle: Duration::from_secs(20),
+    stale_after: Plan::STORM.stale_after,
+    ..Plan::CALM.in_weather(Weather { broker_away: true, ..Weather::CALM })
+};
+/// RabbitMQ takes nothing now and then; publishers are answered all the same.
+const ALARMED: Plan = Plan {
+    settle: Duration::from_secs(20),
+    stale_after: Plan::STORM.stale_after,
+    ..Plan::CALM.in_weather(Weather { broker_blocked: true, ..Weather::CALM })
+};
+/// Envelopes are lost, and heads are checked.
+const LOSSY: Plan = Plan::STORM.in_weather(Weather { lost: 15, ..Weather::CALM });
+/// Answers of SQL are lost, so backends ask again; nothing else fails, and no periodic head check helps.
+const UNSURE: Plan = Plan {
+    active: Duration::from_secs(6),
+    stale_after: Plan::STORM.stale_after,
+    answer_within: Plan::STORM.answer_within,
+    ..Plan::CALM.in_weather(Weather { failing: 3, ..Weather::CALM })
+};
+/// So long that routes run out which nobody refreshes.
+const LONG: Plan = Plan { active: Duration::from_secs(60), ..Plan::CALM };
 
 #[test]
 fn a_session_that_forgets_what_was_offered_during_a_read_stalls() {
@@ -51,6 +105,12 @@ fn a_session_that_sends_over_a_gap_loses_what_is_in_it() {
 }
 
 #[test]
+fn a_session_that_sends_what_is_behind_it_doubles() {
+    let rules = Rules { skip_lower: false, ..Rules::SOUND };
+    must_find(Plan::CALM.with_rules(rules), &[Kind::Double, Kind::Order]);
+}
+
+#[test]
 fn a_session_that_does_not_compare_epochs_loses_the_new_life_of_a_stream() {
     let rules = Rules { compare_epochs: false, ..Rules::SOUND };
     must_find(RESTORED.with_rules(rules), &[Kind::Loss, Kind::Stall, Kind::Stranger]);
@@ -67,6 +127,16 @@ fn a_stale_replica_stalls_who_registered_after_the_commit() {
 }
 
 #[test]
+fn an_inbox_that_was_read_before_the_announce_stalls_who_misses_what_came_between() {
+    must_find(Plan::BRIEF.planted(Plant::ReadFirst), &[Kind::Stall, Kind::Loss]);
+}
+
+#[test]
+fn a_seq_that_is_taken_before_its_entry_is_there_loses_the_entry() {
+    must_find(Plan::CALM.planted(Plant::LateVisible), &[Kind::Loss]);
+}
+
+#[test]
 fn an_announce_that_is_not_awaited_stalls_who_reads_before_it_lands() {
     must_find(Plan::BRIEF.planted(Plant::HastyAnnounce), &[Kind::Stall]);
 }
@@ -77,8 +147,38 @@ fn a_second_subscriber_that_does_not_wait_for_the_first_ones_announce_stalls() {
 }
 
 #[test]
+fn a_topic_that_is_followed_again_and_not_announced_again_stalls() {
+    must_find(LONG.planted(Plant::AssumedRoute), &[Kind::Stall]);
+}
+
+#[test]
+fn a_goodbye_that_removes_a_successor_stalls_it() {
+    must_find(Plan::BRIEF.planted(Plant::LateGoodbye), &[Kind::Stall]);
+}
+
+#[test]
 fn a_publisher_that_locates_before_it_commits_stalls_who_comes_in_between() {
     must_find(Plan::BRIEF.planted(Plant::LocateFirst), &[Kind::Stall]);
+}
+
+#[test]
+fn a_publisher_that_waits_for_the_broker_answers_late() {
+    must_find(ALARMED.planted(Plant::AwaitedConfirm), &[Kind::Late]);
+}
+
+#[test]
+fn a_replay_that_sends_nothing_stalls_whom_the_first_request_did_not_reach() {
+    must_find(UNSURE.planted(Plant::SilentReplay), &[Kind::Stall]);
+}
+
+#[test]
+fn a_key_that_is_forgotten_publishes_twice() {
+    must_find(UNSURE.planted(Plant::ForgottenKeys), &[Kind::Twice]);
+}
+
+#[test]
+fn a_schedule_that_is_fired_by_two_nodes_without_a_guard_is_published_twice() {
+    must_find(Plan::CALM.planted(Plant::UnguardedFiring), &[Kind::Twice]);
 }
 
 #[test]
@@ -90,6 +190,11 @@ fn without_head_checks_a_lost_envelope_stalls() {
 #[test]
 fn a_cursor_that_is_not_there_at_the_welcome_loses_what_comes_while_the_device_is_away() {
     must_find(Plan::CALM.planted(Plant::CursorLater), &[Kind::Loss]);
+}
+
+#[test]
+fn a_first_device_that_starts_at_the_head_is_seen() {
+    must_find(Plan::CALM.planted(Plant::StartAtHead), &[Kind::Start]);
 }
 
 #[test]
@@ -112,29 +217,58 @@ fn an_answer_before_the_commit_accepts_what_is_not_kept() {
     must_find(Plan::CALM.planted(Plant::HastyCommit), &[Kind::Unkept]);
 }
 
-/// Redis forgets everything now and then; nothing else fails, and no periodic head check helps.
-const FLUSHED: Plan = Plan {
-    settle: Duration::from_secs(20),
-    ..Plan::CALM.in_weather(Weather { flushes: true, ..Weather::CALM })
-};
-/// RabbitMQ is away now and then; nothing else fails, and no periodic head check helps.
-const CUT_OFF: Plan = Plan {
-    settle: Duration::from_secs(20),
-    ..Plan::CALM.in_weather(Weather { broker_away: true, ..Weather::CALM })
-};
-
 #[test]
-fn without_a_plant_brief_runs_and_restored_stores_end_well() {
-    super::hold("planted::without_a_plant_brief_runs_and_restored_stores_end_well", Plan::BRIEF);
-    super::hold("planted::without_a_plant_brief_runs_and_restored_stores_end_well", RESTORED);
+fn a_cancellation_that_is_no_entry_does_not_reach_who_was_away() {
+    must_find(Plan::CALM.planted(Plant::UnenteredCancel), &[Kind::Uncancelled]);
 }
 
 #[test]
-fn after_a_flush_the_lease_tells_and_nothing_waits_for_the_periodic_check() {
-    super::hold("planted::after_a_flush_the_lease_tells_and_nothing_waits_for_the_periodic_check", FLUSHED);
+fn what_was_cancelled_and_is_still_read_is_seen() {
+    must_find(Plan::CALM.planted(Plant::CancelledKept), &[Kind::Stale]);
 }
 
 #[test]
-fn after_an_outage_nothing_waits_for_the_periodic_check() {
-    super::hold("planted::after_an_outage_nothing_waits_for_the_periodic_check", CUT_OFF);
+fn what_was_superseded_and_is_still_read_is_seen() {
+    must_find(Plan::CALM.planted(Plant::CollapsedKept), &[Kind::Stale]);
+}
+
+#[test]
+fn a_cancellation_that_revives_what_was_superseded_is_seen() {
+    must_find(Plan::CALM.planted(Plant::RevivedByCancel), &[Kind::Stale]);
+}
+
+#[test]
+fn what_has_expired_and_is_still_read_is_seen() {
+    must_find(Plan::CALM.planted(Plant::ExpiredKept), &[Kind::Stale]);
+}
+
+#[test]
+fn heads_without_read_marks_leave_a_device_with_a_wrong_count() {
+    must_find(LOSSY.planted(Plant::MarksForgotten), &[Kind::Read]);
+}
+
+#[test]
+fn versions_that_go_back_with_a_restored_store_are_seen() {
+    must_find(RESTORED.planted(Plant::VersionsGoBack), &[Kind::Read]);
+}
+
+#[test]
+fn a_node_without_a_window_sends_too_far_ahead() {
+    must_find(Plan::CALM.planted(Plant::NoWindow), &[Kind::Window]);
+}
+
+#[test]
+fn without_a_plant_all_of_these_end_well() {
+    for (name, plan) in [
+        ("brief", Plan::BRIEF),
+        ("restored", RESTORED),
+        ("flushed", FLUSHED),
+        ("cut off", CUT_OFF),
+        ("alarmed", ALARMED),
+        ("lossy", LOSSY),
+        ("unsure", UNSURE),
+        ("long", LONG),
+    ] {
+        super::hold("planted::without_a_plant_all_of_these_end_well", name, plan);
+    }
 }

@@ -1,22 +1,32 @@
-//! Backends of the simulation: they publish through the real publishing, and try again with the same key.
+//! Backends of the simulation: they publish, schedule and cancel through the real publishing, and try again
+//! with the same key when they have no answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare::auth::{Permissions, Publisher};
 use fanfare::domain::{Notification, NotificationId, PublisherId, Recipient, Target};
-use fanfare::inbox::{Append, Appended};
-use fanfare::publish::{How, Request};
+use fanfare::inbox::{Append, Appended, Cancelled};
+use fanfare::publish::{Accepted, How, Request};
 use fanfare::wire::Tail;
+use tokio::time::Instant;
 
 use super::node::Node;
 use super::plan::Plant;
 use super::scenario::World;
 use super::stage::Kind;
 
-/// One notification, or several at once.
+/// How long a backend waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// One notification, or several at once; now and then one is taken back.
 pub fn burst(world: &Arc<World>) {
     let stage = &world.shared.stage;
+    if stage.chance(20) {
+        let world = Arc::clone(world);
+        tokio::spawn(async move { take_back(&world).await });
+    }
     let many = if stage.chance(15) { stage.pick(2..=10) } else { 1 };
     for _ in 0..many {
         let (target, json) = request(world);
@@ -52,13 +62,23 @@ fn request(world: &World) -> (Target, String) {
         }
         _ => (Target::Everyone, r#"{"everyone":true}"#.to_owned()),
     };
-    let ttl = match stage.pick(0..=19) {
-        0 => r#","ttl":0"#,
-        1 | 2 => r#","ttl":1"#,
-        _ => "",
-    };
+    let (mut more, later) = (String::new(), stage.chance(8));
+    match stage.pick(0..=19) {
+        0 if !later => more += r#","ttl":0"#,
+        1 | 2 => more += r#","ttl":1"#,
+        3 | 4 => more += r#","ttl":5"#,
+        _ => {}
+    }
+    if stage.chance(25) {
+        more += &format!(r#","collapse_key":"c{}""#, stage.pick(0..=1));
+    }
+    if later {
+        let at = stage.now().after(Duration::from_millis(world.shared.plan.weather.skew_ms));
+        let at = at.after(Duration::from_millis(stage.pick(500..=3_500)));
+        more += &format!(r#","deliver_at":"{at}""#);
+    }
     let body = "x".repeat(stage.pick(0..=200) as usize);
-    (target, format!(r#"{{"to":{to},"title":"t","body":"{body}"{ttl}}}"#))
+    (target, format!(r#"{{"to":{to},"title":"t","body":"{body}"{more}}}"#))
 }
 
 fn any_node(world: &World) -> Option<Node> {
@@ -67,9 +87,26 @@ fn any_node(world: &World) -> Option<Node> {
     (!all.is_empty()).then(|| (*world.shared.stage.one_of(&all)).clone())
 }
 
+/// Asks a node; no answer if it dies or stands still for too long, though it may do it then.
+async fn ask<T: Send + 'static>(node: &Node, what: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    let freezer = node.freezer.clone();
+    let asked = tokio::spawn(async move {
+        freezer.thawed().await;
+        let answer = what.await;
+        freezer.thawed().await;
+        answer
+    });
+    tokio::select! {
+        biased;
+        () = node.death.cancelled() => None,
+        answer = asked => answer.ok(),
+        () = tokio::time::sleep(PATIENCE) => None,
+    }
+}
+
 async fn publish(world: &World, json: String, key: String) {
     let stage = &world.shared.stage;
-    for _ in 0..4 {
+    for _ in 0..5 {
         let Some(node) = any_node(world) else {
             stage.pause(200..=900).await;
             continue;
@@ -81,20 +118,13 @@ async fn publish(world: &World, json: String, key: String) {
             default_ttl: None,
             source: "http",
         };
-        let answer = tokio::select! {
-            biased;
-            () = node.death.cancelled() => None,
-            answer = node.publishing.publish(request) => Some(answer),
-        };
-        match answer {
+        let (asked, publishing) = (Instant::now(), Arc::clone(&node.publishing));
+        match ask(&node, async move { publishing.publish(request).await }).await {
             Some(Ok(accepted)) => {
-                let kept = world.shared.ledger.lock().expect("no panic under it");
-                let is_kept = kept.stored.contains(&accepted.id.to_string());
-                drop(kept);
-                if accepted.how != How::Sent && !is_kept {
-                    stage.find(Kind::Unkept, format_args!("{} was accepted, and is not stored", accepted.id));
+                if world.shared.plan.plant == Plant::AwaitedConfirm {
+                    world.shared.exchange.confirms().await;
                 }
-                return;
+                return answered(world, &accepted, asked);
             }
             Some(Err(error)) => stage.say(format_args!("publish: {error}")),
             None => stage.say("publish: no answer"),
@@ -103,8 +133,55 @@ async fn publish(world: &World, json: String, key: String) {
     }
 }
 
+/// What is accepted is kept, and the answer waited for nothing that may never come.
+fn answered(world: &World, accepted: &Accepted, asked: Instant) {
+    let (stage, plan) = (&world.shared.stage, world.shared.plan);
+    if asked.elapsed() > plan.answer_within {
+        stage.find(Kind::Late, format_args!("{} was answered after {:?}", accepted.id, asked.elapsed()));
+    }
+    if accepted.how == How::Sent {
+        return;
+    }
+    let mut ledger = world.shared.store.lock();
+    let (id, epoch) = (accepted.id, ledger.epoch);
+    if ledger.now().holds(id) {
+        ledger.accepted.insert(id, epoch);
+    } else if !ledger.lives.values().any(|life| life.holds(id)) {
+        stage.find(Kind::Unkept, format_args!("{id} was accepted, and is not kept"));
+    }
+}
+
+/// Takes back something that was accepted.
+async fn take_back(world: &World) {
+    let stage = &world.shared.stage;
+    let known: Vec<NotificationId> = world.shared.store.lock().accepted.keys().copied().collect();
+    if known.is_empty() {
+        return;
+    }
+    let (id, epoch) = (*stage.one_of(&known), world.shared.store.lock().epoch);
+    for _ in 0..4 {
+        let Some(node) = any_node(world) else { return };
+        let publishing = Arc::clone(&node.publishing);
+        let answer = ask(&node, async move { publishing.cancel(id, &publisher().id).await }).await;
+        stage.say(format_args!("cancel: {id}: {answer:?}"));
+        if let Some(Ok(cancelled)) = answer {
+            let ledger = world.shared.store.lock();
+            let is_over = match cancelled {
+                Cancelled::Unknown => true,
+                Cancelled::Unscheduled => ledger.now().unscheduled.contains(&id),
+                Cancelled::Stored { .. } => ledger.now().is_over(id, stage.now()),
+            };
+            if !is_over && ledger.epoch == epoch {
+                stage.find(Kind::Unkept, format_args!("{id} was said to be cancelled, and is there"));
+            }
+            return;
+        }
+        stage.pause(20..=1_500).await;
+    }
+}
+
 fn publisher() -> Publisher {
-    Publisher { id: PublisherId::new("backend").expect("an id"), may: Permissions::all() }
+    Publisher { id: PublisherId::new("shop").expect("an id"), may: Permissions::all() }
 }
 
 /// The wrong order: asks who is there, then commits, then sends to those who were.

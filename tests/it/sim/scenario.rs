@@ -1,21 +1,27 @@
 //! One run: a cluster, its people, its publishers and its weather, all from one seed.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use fanfare::domain::{DeviceId, NodeId, Stream, TopicName, UserId};
+use fanfare::domain::{DeviceId, NodeId, TopicName, UserId};
 use fanfare::presence::embedded::EmbeddedPresence;
 use fanfare::session::Window;
 use fanfare::wire::AckMode;
 use tokio::time::Instant;
 
 use super::device::{Device, Nodes};
-use super::ledger::{Holder, Ledger};
+use super::freeze::Freezer;
+use super::held::{Holder, View};
+use super::ledger::Ledger;
 use super::model_broker::Exchange;
 use super::node::{Node, Shared};
 use super::plan::Plan;
 use super::publisher;
-use super::stage::{Finding, Kind, Stage};
+use super::stage::{Finding, Stage};
+use super::store::Store;
+use super::verdict;
 use super::weather;
 
 /// What became of a run.
@@ -40,18 +46,27 @@ pub struct World {
 
 /// Runs a seed to its end. Virtual time: it takes as long as the CPU needs.
 pub fn run(plan: Plan, seed: u64) -> Outcome {
+    play_on_stage(plan, seed, false)
+}
+
+/// The same, and keeps the trace.
+pub fn retell(plan: Plan, seed: u64) -> Outcome {
+    play_on_stage(plan, seed, true)
+}
+
+fn play_on_stage(plan: Plan, seed: u64, is_told: bool) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime without sockets");
-    let outcome = runtime.block_on(play(plan, seed));
+    let outcome = runtime.block_on(play(plan, seed, is_told));
     runtime.shutdown_background();
     outcome
 }
 
-async fn play(plan: Plan, seed: u64) -> Outcome {
-    let stage = Stage::new(seed);
+async fn play(plan: Plan, seed: u64, is_told: bool) -> Outcome {
+    let stage = Stage::new(seed, is_told);
     let world = Arc::new(build(plan, &stage));
     for (number, name) in (0..).zip(&world.names) {
         let node = Node::boot(&world.shared, name, 0).await;
@@ -65,14 +80,15 @@ async fn play(plan: Plan, seed: u64) -> Outcome {
             return conclude(&stage, &world);
         }
         publisher::burst(&world);
-        stage.pause(10..=900).await;
+        stage.pause(10..=plan.pace_ms).await;
+        verdict::check_step(&stage, &world);
     }
     // What was asked for is answered, then the sky clears.
     stage.pause(500..=500).await;
     weather::clear(&world);
     stage.calm_down();
     tokio::time::sleep(plan.settle).await;
-    check_end(&stage, &world);
+    verdict::check_end(&stage, &world);
     conclude(&stage, &world)
 }
 
@@ -82,13 +98,19 @@ fn build(plan: Plan, stage: &Stage) -> World {
     let topics = (1..=2).map(|n| TopicName::new(format!("t{n}")).expect("a topic")).collect();
     let window =
         Window { entries: *stage.one_of(&[3, 8, 256]), bytes: *stage.one_of(&[900, 1 << 20, 1 << 20]) };
+    let margin = Duration::from_millis(plan.weather.skew_ms);
     let shared = Shared {
         stage: stage.clone(),
         plan,
-        ledger: Arc::new(Mutex::new(Ledger::new())),
-        inbox_away: Arc::default(),
+        store: Store {
+            stage: stage.clone(),
+            plan,
+            ledger: Arc::new(Mutex::new(Ledger::new(margin))),
+            away: Arc::new(AtomicBool::new(false)),
+            hang: Freezer::new(),
+        },
         presence: EmbeddedPresence::new(stage.clock()),
-        presence_away: Arc::default(),
+        presence_mood: Arc::default(),
         exchange: Exchange::new(stage.clone(), plan),
         window,
         page: *stage.one_of(&[1, 2, 5, 100]),
@@ -105,88 +127,49 @@ fn people(world: &World) {
             let device = DeviceId::new(format!("d{number}")).expect("an id");
             let device = (!anonymous).then_some(device);
             let ack = if stage.chance(30) { AckMode::Auto } else { AckMode::Manual };
-            let mut ledger = world.shared.ledger.lock().expect("no panic under it");
-            let holder = ledger.holders.len();
-            ledger.holders.push(Holder {
+            let holder = Holder {
                 user: user.clone(),
                 device: device.clone(),
                 auto: ack == AckMode::Auto,
                 got: BTreeMap::new(),
-            });
-            drop(ledger);
-            let device = Device {
-                stage: stage.clone(),
-                ledger: Arc::clone(&world.shared.ledger),
-                nodes: Arc::clone(&world.nodes),
-                holder,
-                user: user.clone(),
-                device,
-                ack,
-                topics: world.topics.clone(),
-                following: world.topics.iter().filter(|_| stage.chance(60)).cloned().collect(),
-                restless: world.shared.plan.weather.restless,
-                may_be_restored: world.shared.plan.weather.restore,
-                connections: 0,
+                view: View::default(),
             };
+            let device = cast(world, holder, ack);
             tokio::spawn(device.live());
         }
     }
 }
 
-/// Everybody has everything that was meant for them and that they follow.
-fn check_end(stage: &Stage, world: &World) {
-    let ledger = world.shared.ledger.lock().expect("no panic under it");
-    let mut found = Vec::new();
-    for (number, holder) in ledger.holders.iter().enumerate() {
-        let own = Stream::User(holder.user.clone());
-        let who = format!("{}/{:?}", holder.user, holder.device);
-        for stream in [own, Stream::Everyone] {
-            if !holder.got.contains_key(&stream) {
-                found.push((Kind::Stall, format!("{who} never got to know {stream}")));
-            }
-        }
-        for (stream, got) in &holder.got {
-            if got.epoch != ledger.epoch {
-                // A topic that it does not follow any more stays as it was.
-                if !matches!(stream, Stream::Topic(_)) {
-                    found.push((Kind::Stall, format!("{who} does not know of the new life of {stream}")));
-                }
-                continue;
-            }
-            let Some(log) = ledger.log(stream, got.epoch) else { continue };
-            // Of a topic that it left, what came later is due when it comes back.
-            let to = if is_followed(&ledger, number, stream) { log.head } else { got.position };
-            let start = due_from(&ledger, holder, stream).map_or(got.start, |start| start.min(got.start));
-            for seq in ledger.missing(number, stream, start, to) {
-                let kind = if seq <= got.position { Kind::Loss } else { Kind::Stall };
-                found.push((kind, format!("{who} at {} of {stream} has no {seq}", got.position)));
-            }
-            for seq in ledger.gone_untold(number, stream).into_iter().filter(|seq| *seq <= got.position) {
-                found.push((Kind::Loss, format!("{who} was not told that {seq} of {stream} is gone")));
-            }
-        }
-    }
-    drop(ledger);
-    found.into_iter().for_each(|(kind, text)| stage.find(kind, text));
-}
-
-/// Where the stored cursor of the device began.
-fn due_from(ledger: &Ledger, holder: &Holder, stream: &Stream) -> Option<u64> {
-    let key = (holder.user.clone(), holder.device.clone()?, stream.clone());
-    let place = ledger.lives.get(&ledger.epoch)?.cursors.get(&key)?;
-    (place.epoch == ledger.epoch).then_some(place.start)
-}
-
-fn is_followed(ledger: &Ledger, holder: usize, stream: &Stream) -> bool {
-    match stream {
-        Stream::User(_) | Stream::Everyone => true,
-        Stream::Topic(topic) => ledger.follows.get(&holder).is_some_and(|topics| topics.contains(topic)),
+/// Gives the holder its place in the ledger, and its life.
+fn cast(world: &World, holder: Holder, ack: AckMode) -> Device {
+    let (stage, plan) = (&world.shared.stage, world.shared.plan);
+    let (user, device) = (holder.user.clone(), holder.device.clone());
+    let number = {
+        let mut ledger = world.shared.store.lock();
+        ledger.holders.push(holder);
+        ledger.holders.len() - 1
+    };
+    Device {
+        stage: stage.clone(),
+        ledger: Arc::clone(&world.shared.store.ledger),
+        nodes: Arc::clone(&world.nodes),
+        holder: number,
+        user,
+        device,
+        ack,
+        topics: world.topics.clone(),
+        following: world.topics.iter().filter(|_| stage.chance(60)).cloned().collect(),
+        restless: plan.weather.restless,
+        may_be_restored: plan.weather.restore,
+        connections: 0,
+        window: world.shared.window.entries,
+        stale_after: plan.stale_after,
     }
 }
 
 fn conclude(stage: &Stage, world: &World) -> Outcome {
     let (hash, trace, findings) = stage.outcome();
-    let ledger = world.shared.ledger.lock().expect("no panic under it");
+    let ledger = world.shared.store.lock();
     let logs = ledger.lives.values().flat_map(|life| life.logs.values());
     let entries = logs.map(|log| log.entries.len() + log.gone.len()).sum();
     let got = ledger.holders.iter().flat_map(|holder| holder.got.values());

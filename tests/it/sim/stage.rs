@@ -18,6 +18,9 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// Some day in 2026; only differences matter.
+const BEGAN: UnixMillis = UnixMillis(1_780_000_000_000);
+
 /// What can go wrong for a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -37,6 +40,22 @@ pub enum Kind {
     Unkept,
     /// The newest connection of a device was told that it was displaced.
     Displaced,
+    /// It got what had ended long before: superseded or cancelled, or, however short before, expired.
+    Stale,
+    /// It has a notification that was cancelled, and was not told.
+    Uncancelled,
+    /// More was sent ahead of acknowledgements than the window has room for.
+    Window,
+    /// What it knows of the read state is wrong, or went back.
+    Read,
+    /// Published twice: under one idempotency key, or by one schedule.
+    Twice,
+    /// A receipt says delivered of what nobody acknowledged.
+    Receipt,
+    /// A device began elsewhere in a stream than it was to.
+    Start,
+    /// An answer to a publisher waited for what it must not wait for.
+    Late,
 }
 
 /// One thing that must never happen, and did.
@@ -62,6 +81,9 @@ struct Inner {
     faulty: AtomicBool,
     quiet: CancellationToken,
     clock: Clock,
+    seed: u64,
+    /// Whether the trace is kept: telling takes longer than the run itself.
+    is_told: bool,
 }
 
 /// Clones are the same stage.
@@ -70,11 +92,9 @@ pub struct Stage(Arc<Inner>);
 
 impl Stage {
     /// Must be made inside the runtime, whose time is paused.
-    pub fn new(seed: u64) -> Self {
+    pub fn new(seed: u64, is_told: bool) -> Self {
         let start = Instant::now();
-        // Some day in 2026; only differences matter.
-        let began = UnixMillis(1_780_000_000_000);
-        let clock = Clock::new(move || began.after(start.elapsed())).with_seed(seed ^ 0x5eed);
+        let clock = Clock::new(move || BEGAN.after(start.elapsed())).with_seed(seed ^ 0x5eed);
         Self(Arc::new(Inner {
             dice: Mutex::new(StdRng::seed_from_u64(seed)),
             told: Mutex::default(),
@@ -82,12 +102,26 @@ impl Stage {
             faulty: AtomicBool::new(true),
             quiet: CancellationToken::new(),
             clock,
+            seed,
+            is_told,
         }))
     }
 
-    /// The wall clock of all nodes.
+    /// The true wall clock.
     pub fn clock(&self) -> Clock {
         self.0.clock.clone()
+    }
+
+    /// The true time.
+    pub fn now(&self) -> UnixMillis {
+        BEGAN.after(self.0.start.elapsed())
+    }
+
+    /// The wall clock of a node that is `ahead` of the true time, with dice of its own.
+    pub fn clock_of(&self, number: u64, ahead: Duration) -> Clock {
+        let start = self.0.start;
+        let dice = self.0.seed ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Clock::new(move || BEGAN.after(start.elapsed() + ahead)).with_seed(dice)
     }
 
     /// Whether something with this probability happens.
@@ -133,8 +167,11 @@ impl Stage {
         &self.0.quiet
     }
 
-    /// Adds a line to the trace.
+    /// Adds a line to the trace, where that is kept.
     pub fn say(&self, what: impl Display) {
+        if !self.0.is_told {
+            return;
+        }
         let mut line = format!("{:>9.3} ", self.0.start.elapsed().as_secs_f64());
         let _ = write!(line, "{what}");
         let mut told = self.told();

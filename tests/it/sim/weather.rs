@@ -3,9 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use std::sync::atomic::Ordering;
+
+use fanfare::presence::{Presence, Route};
 use tokio::time::Instant;
 
+use super::model_presence::Mood;
 use super::node::Node;
+use super::plan::Plant;
 use super::scenario::World;
 
 /// Starts what the plan's weather has. Everything ends with [`clear`].
@@ -13,6 +18,15 @@ pub fn start(world: &Arc<World>) {
     let weather = world.shared.plan.weather;
     if weather.broker_away {
         spawn(world, broker_outages);
+    }
+    if weather.broker_blocked {
+        spawn(world, alarms);
+    }
+    if weather.inbox_hangs {
+        spawn(world, hangs);
+    }
+    if let Some(seconds) = weather.freezes {
+        spawn(world, move |world| freezes(world, seconds));
     }
     if weather.presence_away {
         spawn(world, presence_outages);
@@ -36,9 +50,12 @@ pub fn start(world: &Arc<World>) {
 
 /// Everything is up again.
 pub fn clear(world: &World) {
+    world.shared.exchange.set_blocked(false);
     world.shared.exchange.set_away(false);
-    *world.shared.presence_away.lock().expect("no panic under it") = false;
-    *world.shared.inbox_away.lock().expect("no panic under it") = false;
+    *world.shared.presence_mood.lock().expect("no panic under it") = Mood::Well;
+    world.shared.store.away.store(false, Ordering::Relaxed);
+    world.shared.store.hang.set(false);
+    world.nodes.lock().expect("no panic under it").values().for_each(|node| node.freezer.set(false));
 }
 
 fn spawn<F, Fut>(world: &Arc<World>, weather: F)
@@ -60,14 +77,25 @@ async fn broker_outages(world: Arc<World>) {
     }
 }
 
+/// A memory alarm: nothing gets through, and nothing fails.
+async fn alarms(world: Arc<World>) {
+    loop {
+        world.shared.stage.pause(3_000..=30_000).await;
+        world.shared.exchange.set_blocked(true);
+        world.shared.stage.pause(200..=8_000).await;
+        world.shared.exchange.set_blocked(false);
+    }
+}
+
 async fn presence_outages(world: Arc<World>) {
     loop {
         world.shared.stage.pause(4_000..=30_000).await;
-        world.shared.stage.say("presence: away");
-        *world.shared.presence_away.lock().expect("no panic under it") = true;
-        world.shared.stage.pause(200..=6_000).await;
-        world.shared.stage.say("presence: back");
-        *world.shared.presence_away.lock().expect("no panic under it") = false;
+        let mood = *world.shared.stage.one_of(&[Mood::Away, Mood::ReadOnly]);
+        for now in [mood, Mood::Well] {
+            world.shared.stage.say(format_args!("presence: {now:?}"));
+            *world.shared.presence_mood.lock().expect("no panic under it") = now;
+            world.shared.stage.pause(200..=6_000).await;
+        }
     }
 }
 
@@ -75,18 +103,60 @@ async fn inbox_outages(world: Arc<World>) {
     loop {
         world.shared.stage.pause(6_000..=40_000).await;
         world.shared.stage.say("inbox: away");
-        *world.shared.inbox_away.lock().expect("no panic under it") = true;
+        world.shared.store.away.store(true, Ordering::Relaxed);
         world.shared.stage.pause(200..=3_000).await;
         world.shared.stage.say("inbox: back");
-        *world.shared.inbox_away.lock().expect("no panic under it") = false;
+        world.shared.store.away.store(false, Ordering::Relaxed);
     }
 }
 
-async fn flushes(world: Arc<World>) {
+async fn hangs(world: Arc<World>) {
     loop {
-        world.shared.stage.pause(3_000..=30_000).await;
-        world.shared.stage.say("presence: forgets everything");
-        world.shared.presence.forget_everything();
+        world.shared.stage.pause(5_000..=30_000).await;
+        world.shared.stage.say("inbox: hangs");
+        world.shared.store.hang.set(true);
+        world.shared.stage.pause(500..=9_000).await;
+        world.shared.stage.say("inbox: goes on");
+        world.shared.store.hang.set(false);
+    }
+}
+
+/// Everything, or one connection of somebody.
+async fn flushes(world: Arc<World>) {
+    let (stage, presence) = (&world.shared.stage, &world.shared.presence);
+    loop {
+        stage.pause(3_000..=30_000).await;
+        if stage.chance(60) {
+            stage.say("presence: forgets everything");
+            presence.forget_everything();
+            continue;
+        }
+        let route = Route::User(stage.one_of(&world.users).clone());
+        let there = presence.locate(&[route]).await.unwrap_or_default();
+        let members: Vec<_> = there.into_iter().flat_map(|located| located.members).collect();
+        if !members.is_empty() {
+            let member = stage.one_of(&members);
+            stage.say(format_args!("presence: forgets {} {}", member.user, member.connection));
+            // The embedded store does not fail.
+            let _ = presence.withdraw(std::slice::from_ref(member)).await;
+        }
+    }
+}
+
+/// A node stands still (SIGSTOP), whatever it was about to do, and goes on.
+async fn freezes(world: Arc<World>, seconds: (u64, u64)) {
+    let stage = &world.shared.stage;
+    loop {
+        stage.pause(1_000..=9_000).await;
+        let number = stage.pick(0..=world.names.len() as u64 - 1);
+        let freezer =
+            world.nodes.lock().expect("no panic under it").get(&number).map(|node| node.freezer.clone());
+        let Some(freezer) = freezer else { continue };
+        stage.say(format_args!("{}: stands still", world.names[number as usize]));
+        freezer.set(true);
+        stage.pause(seconds.0 * 1_000..=seconds.1 * 1_000).await;
+        freezer.set(false);
+        stage.say(format_args!("{}: goes on", world.names[number as usize]));
     }
 }
 
@@ -132,21 +202,24 @@ async fn restore(world: Arc<World>) {
     let stage = &world.shared.stage;
     stage.pause(3_000..=60_000).await;
     {
-        let mut ledger = world.shared.ledger.lock().expect("no panic under it");
+        let mut ledger = world.shared.store.lock();
         let now = ledger.life().clone();
         ledger.backup = Some(now);
         stage.say("inbox: backup");
     }
     stage.pause(500..=20_000).await;
     stage.say("inbox: restored");
-    world.shared.ledger.lock().expect("no panic under it").restore();
+    let now = stage.now().0;
+    let mut ledger = world.shared.store.lock();
+    let base = if world.shared.plan.plant == Plant::VersionsGoBack { ledger.now().version_base } else { now };
+    ledger.restore(base);
 }
 
 async fn retention(world: Arc<World>) {
     let stage = &world.shared.stage;
     loop {
         stage.pause(1_000..=15_000).await;
-        let mut ledger = world.shared.ledger.lock().expect("no panic under it");
+        let mut ledger = world.shared.store.lock();
         let streams: Vec<_> = ledger.life().logs.keys().cloned().collect();
         if streams.is_empty() {
             continue;

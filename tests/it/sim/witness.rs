@@ -3,25 +3,35 @@
 //! Owns the invariants of frames: order and no doubles within a connection, nothing that was not for
 //! the device, nothing passed over. It must never speak to the server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-use fanfare::domain::{Epoch, Stream, UserId};
+use fanfare::domain::{Epoch, NotificationId, Stream, UnixMillis, UserId};
 use serde_json::Value;
 
-use super::ledger::{Got, Ledger};
+use super::held::{Got, View};
+use super::ledger::{Kept, Ledger};
 use super::stage::{Kind, Stage};
 
 /// How one connection stands in a stream.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Standing {
     epoch: Epoch,
     /// The last seq that it passed.
     pub last: u64,
-    /// The last that came as a notification; only those are doubles.
+    /// The last that came as an entry; only those are doubles.
     sent: u64,
     /// What it acknowledged.
     pub acked: u64,
+    /// What it got since.
+    ahead: VecDeque<u64>,
+}
+
+impl Standing {
+    fn new(epoch: Epoch, at: u64) -> Self {
+        Self { epoch, last: at, sent: 0, acked: at, ahead: VecDeque::new() }
+    }
 }
 
 /// One connection's witness.
@@ -32,6 +42,10 @@ pub struct Witness {
     pub holder: usize,
     pub user: UserId,
     pub anonymous: bool,
+    /// How many entries may be ahead of its acknowledgements, where it says when it acknowledges.
+    pub window: Option<usize>,
+    /// How long after it ended something may still be under way.
+    pub stale_after: Duration,
     /// Streams for which `hello` had a place.
     pub resumed: Vec<Stream>,
     pub standing: BTreeMap<Stream, Standing>,
@@ -54,18 +68,35 @@ impl Witness {
         }
     }
 
+    /// The connection's first frame.
+    pub fn welcomed(&mut self, frame: &Value) {
+        for state in frame["streams"].as_array().expect("streams") {
+            let resumed = self.resumed.contains(&self.stream(text(state, "stream")));
+            self.opened(state, resumed);
+        }
+        let (version, unread) = (number(frame, "version"), number(frame, "unread"));
+        let before = {
+            let mut ledger = self.lock();
+            let view = &mut ledger.holders[self.holder].view;
+            std::mem::replace(view, View { version, unread, welcomed: version, ..View::default() }).version
+        };
+        if version < before {
+            self.find(Kind::Read, format_args!("the version goes back from {before} to {version}"));
+        }
+    }
+
     /// One stream of `welcome`, or `subscribed`; `resumed`: the client said where it was.
     pub fn opened(&mut self, state: &Value, resumed: bool) {
         let stream = self.stream(text(state, "stream"));
         let epoch: Epoch = text(state, "epoch").parse().expect("an epoch");
         let (from, gap) = (number(state, "from"), state["gap"] == true);
-        self.standing.insert(stream.clone(), Standing { epoch, last: from, sent: 0, acked: from });
+        self.standing.insert(stream.clone(), Standing::new(epoch, from));
+        self.check_start(&stream, epoch, from, resumed, gap);
         let passed = {
             let mut ledger = self.lock();
             if let Stream::Topic(topic) = &stream {
                 ledger.follows.entry(self.holder).or_default().insert(topic.clone());
             }
-            let new_again = !resumed && self.begins_here(&ledger, &stream, from);
             let fresh = self.anonymous && !resumed;
             let got = ledger.holders[self.holder].got.entry(stream.clone());
             let got = got.or_insert_with(|| Got::new(epoch, from));
@@ -73,12 +104,9 @@ impl Witness {
                 *got = Got::new(epoch, from);
             }
             let position = got.position;
-            if new_again {
-                got.told_gone.push((0, from));
-            }
             got.position = position.max(from);
             // Even a gap passes only what is not there any more.
-            let passed = ledger.missing(self.holder, &stream, position, from);
+            let passed = ledger.missing(self.holder, &stream, position, from, self.stage.now());
             if gap && let Some(got) = ledger.holders[self.holder].got.get_mut(&stream) {
                 got.told_gone.push((0, from));
             }
@@ -89,15 +117,25 @@ impl Witness {
         }
     }
 
-    /// Whether the store knows of no earlier place: after a restore of a backup from before the device
-    /// first came, it is a new device.
-    fn begins_here(&self, ledger: &Ledger, stream: &Stream, from: u64) -> bool {
-        let holder = &ledger.holders[self.holder];
-        let Some(device) = &holder.device else { return true };
-        let key = (holder.user.clone(), device.clone(), stream.clone());
-        let place = ledger.lives.get(&ledger.epoch).and_then(|life| life.cursors.get(&key));
-        ledger.lives.len() > 1
-            && place.is_some_and(|place| place.epoch == ledger.epoch && place.start == from)
+    /// A user's first device begins at the floor; so does, with a gap, who comes with a place of an earlier life.
+    fn check_start(&self, stream: &Stream, epoch: Epoch, from: u64, resumed: bool, gap: bool) {
+        let wrong = {
+            let ledger = self.lock();
+            let holder = &ledger.holders[self.holder];
+            let floor = ledger.log(stream, epoch).map_or(0, |log| log.floor);
+            let devices = ledger.lives.get(&epoch).and_then(|life| life.devices.get(&self.user));
+            let alone = devices.is_some_and(|all| all.len() == 1);
+            let is_new = !holder.got.contains_key(stream) && !self.anonymous && !resumed;
+            let is_first = is_new && alone && matches!(stream, Stream::User(_));
+            let is_of_before = resumed && holder.got.get(stream).is_some_and(|got| got.epoch != epoch);
+            (is_first || is_of_before) && from > floor || is_of_before && !gap
+        };
+        if wrong {
+            self.find(
+                Kind::Start,
+                format_args!("{stream} begins at {from}, above the floor or without a gap"),
+            );
+        }
     }
 
     /// The stream is not followed any more.
@@ -109,52 +147,128 @@ impl Witness {
         }
     }
 
-    /// A stored notification.
-    pub fn notified(&mut self, name: &str, seq: u64, id: &str) {
-        let stream = self.stream(name);
-        let Some(standing) = self.standing.get(&stream).copied() else {
-            return self.find(Kind::Order, format_args!("{stream} {seq} before it was opened"));
-        };
-        if seq <= standing.sent {
-            let kind = if seq == standing.sent { Kind::Double } else { Kind::Order };
-            return self.find(kind, format_args!("{stream} {seq} after {}", standing.sent));
+    /// A notification, which the node sent at `sent_at`.
+    pub fn notified(&mut self, frame: &Value, sent_at: UnixMillis) {
+        let id: NotificationId = text(&frame["notification"], "id").parse().expect("an id");
+        // Without a seq it was for now or never.
+        let Some(seq) = frame["seq"].as_u64() else { return };
+        if frame["read"] == true {
+            self.lock().holders[self.holder].view.ids.insert(id);
         }
-        if seq <= standing.last {
-            return self.find(Kind::Order, format_args!("{stream} {seq}, told to be at {}", standing.last));
-        }
-        self.check_entry(&stream, standing.epoch, seq, id);
-        let passed = self.lock().missing(self.holder, &stream, standing.last, seq - 1);
-        if !passed.is_empty() {
-            self.find(Kind::Loss, format_args!("{stream} {seq} passes {passed:?}"));
-        }
-        if let Some(standing) = self.standing.get_mut(&stream) {
-            (standing.last, standing.sent) = (seq, seq);
-        }
-        let mut ledger = self.lock();
-        if let Some(got) = ledger.holders[self.holder].got.get_mut(&stream)
-            && seq > got.position
-        {
-            got.position = seq;
-            got.received.insert(seq);
+        let stream = self.stream(text(frame, "stream"));
+        if let Some(kept) = self.entered(&stream, seq, id, false) {
+            self.check_times(&stream, seq, &kept, sent_at);
         }
     }
 
-    /// What came is what was entered there, for this device, in time.
-    fn check_entry(&self, stream: &Stream, epoch: Epoch, seq: u64, id: &str) {
+    /// A cancellation.
+    pub fn cancelled(&mut self, frame: &Value) {
+        let id: NotificationId = text(frame, "id").parse().expect("an id");
+        let stream = self.stream(text(frame, "stream"));
+        if self.entered(&stream, number(frame, "seq"), id, true).is_some()
+            && let Some(got) = self.lock().holders[self.holder].got.get_mut(&stream)
+        {
+            got.cancelled.insert(id);
+        }
+    }
+
+    /// An entry came: it is the next, it is what is there, and nothing is passed over.
+    fn entered(&mut self, stream: &Stream, seq: u64, id: NotificationId, cancels: bool) -> Option<Kept> {
+        let Some(standing) = self.standing.get(stream).cloned() else {
+            self.find(Kind::Order, format_args!("{stream} {seq} before it was opened"));
+            return None;
+        };
+        if seq <= standing.sent || seq <= standing.last {
+            let kind = if seq == standing.sent { Kind::Double } else { Kind::Order };
+            self.find(kind, format_args!("{stream} {seq} after {} and {}", standing.sent, standing.last));
+            return None;
+        }
+        let kept = self.check_entry(stream, standing.epoch, seq, id, cancels);
+        let passed = self.lock().missing(self.holder, stream, standing.last, seq - 1, self.stage.now());
+        if !passed.is_empty() {
+            self.find(Kind::Loss, format_args!("{stream} {seq} passes {passed:?}"));
+        }
+        self.count(stream, seq);
+        let mut ledger = self.lock();
+        if let Some(got) = ledger.holders[self.holder].got.get_mut(stream)
+            && got.epoch == standing.epoch
+        {
+            got.position = got.position.max(seq);
+            got.received.insert(seq);
+        }
+        drop(ledger);
+        kept
+    }
+
+    /// No more than the window is ahead of the acknowledgements.
+    fn count(&mut self, stream: &Stream, seq: u64) {
+        let Some(standing) = self.standing.get_mut(stream) else { return };
+        (standing.last, standing.sent) = (seq, seq);
+        standing.ahead.push_back(seq);
+        let ahead = standing.ahead.len();
+        if self.window.is_some_and(|window| ahead > window) {
+            self.find(Kind::Window, format_args!("{stream} {seq} is {ahead} ahead"));
+        }
+    }
+
+    /// What came is what was entered there, for this device.
+    fn check_entry(
+        &self,
+        stream: &Stream,
+        epoch: Epoch,
+        seq: u64,
+        id: NotificationId,
+        cancels: bool,
+    ) -> Option<Kept> {
         let (entry, device) = {
             let ledger = self.lock();
-            let log = ledger.log(stream, epoch);
-            let entry = log.and_then(|log| log.entries.get(&seq).or_else(|| log.gone.get(&seq)));
-            (entry.cloned(), ledger.holders[self.holder].device.clone())
+            let entry = ledger.log(stream, epoch).and_then(|log| log.ever(seq)).cloned();
+            (entry, ledger.holders[self.holder].device.clone())
         };
         let Some(entry) = entry else {
-            return self.find(Kind::Stranger, format_args!("{stream} {seq} is not in the inbox"));
+            self.find(Kind::Stranger, format_args!("{stream} {seq} is not in the inbox"));
+            return None;
         };
-        if entry.id != id {
+        if entry.id != id || entry.cancels.is_some() != cancels {
             self.find(Kind::Stranger, format_args!("{stream} {seq} is {id}, not {}", entry.id));
         }
         if entry.device.is_some() && entry.device != device {
             self.find(Kind::Stranger, format_args!("{stream} {seq} is for {:?}", entry.device));
+        }
+        Some(entry)
+    }
+
+    /// Never after its time, nor long after it ended.
+    fn check_times(&self, stream: &Stream, seq: u64, kept: &Kept, sent_at: UnixMillis) {
+        if kept.is_expired(sent_at) {
+            self.find(Kind::Stale, format_args!("{stream} {seq} had expired when it was sent"));
+        }
+        if let Some((how, at)) = kept.ended
+            && sent_at > at.after(self.stale_after)
+        {
+            self.find(Kind::Stale, format_args!("{stream} {seq} was {how:?} at {at}"));
+        }
+    }
+
+    /// Somebody has read something.
+    pub fn read(&mut self, frame: &Value) {
+        let (version, unread) = (number(frame, "version"), number(frame, "unread"));
+        let stream = self.stream(text(frame, "stream"));
+        let before = {
+            let mut ledger = self.lock();
+            let view = &mut ledger.holders[self.holder].view;
+            let before = view.version;
+            (view.version, view.unread) = (version, unread);
+            let ids = frame["ids"].as_array().expect("ids");
+            view.ids.extend(ids.iter().filter_map(|id| id.as_str()?.parse::<NotificationId>().ok()));
+            if let Some(up_to) = frame["up_to"].as_u64() {
+                let told = view.up_to.entry(stream).or_default();
+                *told = up_to.max(*told);
+            }
+            before
+        };
+        if version < before {
+            self.find(Kind::Read, format_args!("the version goes back from {before} to {version}"));
         }
     }
 
@@ -166,7 +280,7 @@ impl Witness {
         standing.last = last.max(through);
         let passed = {
             let mut ledger = self.lock();
-            let passed = ledger.missing(self.holder, &stream, last, through);
+            let passed = ledger.missing(self.holder, &stream, last, through, self.stage.now());
             if let Some(got) = ledger.holders[self.holder].got.get_mut(&stream) {
                 got.position = got.position.max(through);
             }
@@ -177,31 +291,20 @@ impl Witness {
         }
     }
 
-    /// `from..=to` are gone, or the stream began anew.
+    /// `from..=to` are gone.
     pub fn gap(&mut self, frame: &Value) {
         let stream = self.stream(text(frame, "stream"));
-        let epoch: Epoch = text(frame, "epoch").parse().expect("an epoch");
         let (from, to) = (number(frame, "from"), number(frame, "to"));
         let Some(standing) = self.standing.get_mut(&stream) else { return };
-        let anew = standing.epoch != epoch;
-        if anew {
-            *standing = Standing { epoch, last: to, sent: 0, acked: to };
-        } else {
-            standing.last = standing.last.max(to);
-        }
+        standing.last = standing.last.max(to);
         let still_there = {
             let mut ledger = self.lock();
-            let still_there = match anew {
-                true => Vec::new(),
-                false => ledger.missing(self.holder, &stream, from.saturating_sub(1), to),
-            };
-            let got = ledger.holders[self.holder].got.entry(stream.clone());
-            let got = got.or_insert_with(|| Got::new(epoch, to));
-            if anew {
-                *got = Got::new(epoch, to);
+            let after = from.saturating_sub(1);
+            let still_there = ledger.missing(self.holder, &stream, after, to, self.stage.now());
+            if let Some(got) = ledger.holders[self.holder].got.get_mut(&stream) {
+                got.told_gone.push((from, to));
+                got.position = got.position.max(to);
             }
-            got.told_gone.push((from, to));
-            got.position = got.position.max(to);
             still_there
         };
         if !still_there.is_empty() {
@@ -213,6 +316,7 @@ impl Witness {
     pub fn acknowledges(&mut self, stream: &Stream, seq: u64) {
         let Some(standing) = self.standing.get_mut(stream) else { return };
         standing.acked = seq;
+        standing.ahead.retain(|sent| *sent > seq);
         let epoch = standing.epoch;
         let mut ledger = self.lock();
         if let Some(got) = ledger.holders[self.holder].got.get_mut(stream)
