@@ -32,6 +32,9 @@ const SHAPE: Shape = Shape { lanes: 1, bound: 10_000, group: 64, workers: 2 };
 /// How many users get something.
 const USERS: u64 = 10_000;
 
+/// How many entries a stream has when retention or an erasure removes them.
+const REMOVED: u64 = 10_000;
+
 /// How many entries are replayed, in pages of how many.
 const REPLAYED: u64 = 1_000;
 const PAGE: u32 = 256;
@@ -82,6 +85,7 @@ async fn main() -> anyhow::Result<()> {
         println!("{publishers} publishers: {:.1} times the first rate", rate / first);
     }
     replay(&inbox, arguments.replays, &watched).await?;
+    beside_upkeep(&inbox, &appends).await?;
     let memory = own.memory()?;
     println!(
         "memory of the process: {} KiB of its own, {} KiB resident",
@@ -171,14 +175,7 @@ async fn measure(
 
 /// Reads a stream from its start, page by page, as a session that comes back after long.
 async fn replay(inbox: &Arc<dyn Inbox>, times: u32, watched: &[watch::Watched]) -> anyhow::Result<()> {
-    let user = USERS + rand::random_range(0..u64::from(u32::MAX));
-    for _ in 0..REPLAYED.div_ceil(100) {
-        let group = (0..100).map(|_| item(user)).collect::<anyhow::Result<Vec<_>>>()?;
-        for answer in inbox.append(group).await {
-            answer?;
-        }
-    }
-    let stream = Stream::User(UserId::new(format!("user-{user}"))?);
+    let stream = Stream::User(fill(inbox, REPLAYED).await?);
     let before = watch::CpuTimes::of(watched)?;
     let mut took = Vec::new();
     for _ in 0..times.max(1) {
@@ -206,5 +203,67 @@ async fn replay(inbox: &Arc<dyn Inbox>, times: u32, watched: &[watch::Watched]) 
     let (median, last) = (took[took.len() / 2], took[took.len() - 1]);
     println!("replay of {REPLAYED} entries in pages of {PAGE}: median {median:.1?}, longest {last:.1?}");
     watch::print_cpu(&watch::CpuTimes::of(watched)?.since(&before), u64::from(times.max(1)), "replay");
+    Ok(())
+}
+
+/// A user with so many entries.
+async fn fill(inbox: &Arc<dyn Inbox>, entries: u64) -> anyhow::Result<UserId> {
+    let user = USERS + rand::random_range(0..u64::from(u32::MAX));
+    for _ in 0..entries.div_ceil(100) {
+        let group = (0..100).map(|_| item(user)).collect::<anyhow::Result<Vec<_>>>()?;
+        for answer in inbox.append(group).await {
+            answer?;
+        }
+    }
+    Ok(UserId::new(format!("user-{user}"))?)
+}
+
+/// How long publishers wait while much is removed.
+async fn beside_upkeep(inbox: &Arc<dyn Inbox>, appends: &Appends) -> anyhow::Result<()> {
+    let user = fill(inbox, REMOVED).await?;
+    let expected = REMOVED;
+    let retention = async {
+        let removed = inbox.retain_by_count(&[Stream::User(user)], 0).await?;
+        anyhow::ensure!(removed == expected, "{removed} entries were removed");
+        Ok(())
+    };
+    beside("retention", appends, retention).await?;
+    let user = fill(inbox, REMOVED).await?;
+    let erasure = async {
+        let erased = inbox.erase(&user).await?;
+        anyhow::ensure!(erased.entries == expected, "{} entries were erased", erased.entries);
+        Ok(())
+    };
+    beside("an erasure", appends, erasure).await
+}
+
+/// Appends one after the other until `work` is done.
+async fn beside(
+    what: &str,
+    appends: &Appends,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let mut work = std::pin::pin!(work);
+    let mut waits = Vec::new();
+    loop {
+        let began = Instant::now();
+        let mut one = std::pin::pin!(append(appends, item(rand::random_range(0..USERS))?));
+        tokio::select! {
+            done = &mut work => {
+                done?;
+                break;
+            }
+            appended = &mut one => appended?,
+        }
+        waits.push(began.elapsed());
+    }
+    let took = start.elapsed();
+    waits.sort_unstable();
+    let (median, longest) = (waits.get(waits.len() / 2), waits.last());
+    println!(
+        "{what} of {REMOVED} entries took {took:.1?}; beside it {} appends, median {median:.1?}, longest {longest:.1?}",
+        waits.len()
+    );
     Ok(())
 }

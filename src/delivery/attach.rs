@@ -162,7 +162,7 @@ impl Delivery {
         let mut session = Session::new(hello.device.clone(), self.settings.window, self.settings.rules);
         streams.iter().for_each(|stream| session.follow(stream.clone()));
         let new = New {
-            id: ConnectionId::new(accepted_at, self.clock.random()),
+            id: ConnectionId::new(self.keeper.shared_time(accepted_at), self.clock.random()),
             claims,
             device: hello.device,
             ack_mode: hello.ack,
@@ -223,6 +223,10 @@ impl Delivery {
     pub(super) fn displace_elsewhere(self: &Arc<Self>, connection: &Arc<Connection>, others: Vec<Member>) {
         let same_device = |other: &Member| other.device.is_some() && other.device == connection.device;
         for other in others.into_iter().filter(same_device).filter(|other| other.node != self.node) {
+            if connection.has_ended() {
+                // A client that gave up while it waited displaces nobody.
+                return;
+            }
             if other.connection > connection.id {
                 connection.bye(CloseCode::Displaced, None);
                 return;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::Delivery;
@@ -108,17 +109,20 @@ impl Delivery {
     pub(super) async fn flush_cursors(self: Arc<Self>) {
         let flushes = ROUND.as_millis() / self.settings.cursor_flush.as_millis().max(1);
         let mut round = Round::new(u64::try_from(flushes).unwrap_or(1).max(1), self.clock.now());
+        let mut due = Instant::now() + self.settings.cursor_flush;
         loop {
             tokio::select! {
                 biased; // Only so that simulations replay.
                 () = self.cancel.cancelled() => return,
+                // However often connections close.
+                () = tokio::time::sleep_until(due) => {
+                    due = Instant::now() + self.settings.cursor_flush;
+                    self.go_round(&mut round).await;
+                    self.commit_receipts(false).await;
+                }
                 () = self.cursors.soon.notified() => {
                     // A few more may close with it.
                     tokio::time::sleep(self.settings.gap_grace).await;
-                }
-                () = tokio::time::sleep(self.settings.cursor_flush) => {
-                    self.go_round(&mut round).await;
-                    self.commit_receipts(false).await;
                 }
             }
             self.commit_cursors().await;

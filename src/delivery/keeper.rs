@@ -6,7 +6,7 @@
 //! or has forgotten this node, everything is announced again, *then* heads are checked.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::Delivery;
 use crate::broker::Destination;
-use crate::domain::{TopicName, UserId};
+use crate::domain::{TopicName, UnixMillis, UserId};
 use crate::presence::{Lease, Member, NodeLease, PresenceError};
 use crate::wire::envelope::Item;
 
@@ -46,6 +46,8 @@ pub trait Watcher: Send + Sync {
 /// What is to be told to presence.
 pub(super) struct Keeper {
     lease: Mutex<NodeLease>,
+    /// How far this node's clock is ahead of the one that all share.
+    skew_ms: AtomicI64,
     marks: Mutex<Vec<Member>>,
     gone: Mutex<Vec<Member>>,
     goodbyes: Notify,
@@ -74,6 +76,7 @@ impl Keeper {
     pub(super) fn new(lease: NodeLease) -> Self {
         Self {
             lease: Mutex::new(lease),
+            skew_ms: AtomicI64::new(0),
             marks: Mutex::default(),
             gone: Mutex::default(),
             goodbyes: Notify::new(),
@@ -115,6 +118,12 @@ impl Keeper {
         self.blind.load(Ordering::Acquire)
     }
 
+    /// `at` of this node's clock by the clock that all nodes share, presence's, as last measured: ids of
+    /// connections made from it say on every node alike which of two is the newer.
+    pub(super) fn shared_time(&self, at: UnixMillis) -> UnixMillis {
+        UnixMillis(at.0.saturating_add_signed(self.skew_ms.load(Ordering::Relaxed).saturating_neg()))
+    }
+
     fn take(list: &Mutex<Vec<Member>>) -> Vec<Member> {
         std::mem::take(&mut *list.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -149,6 +158,10 @@ impl Delivery {
     /// Refreshes the lease three times in its life, for ever.
     pub(super) async fn keep_lease(self: Arc<Self>) {
         loop {
+            // What cannot be measured now is as it was.
+            if let Ok(skew_ms) = self.presence.skew_ms().await {
+                self.keeper.skew_ms.store(skew_ms, Ordering::Relaxed);
+            }
             let jitter = self.clock.random_range(0.8..1.0);
             tokio::select! {
                 biased; // Only so that simulations replay.

@@ -80,7 +80,9 @@ impl Receipts {
     }
 
     fn take_shared(&self) -> Vec<DeliveredShared> {
-        let counts = std::mem::take(&mut *lock(&self.shared));
+        let mut counts: Vec<_> = std::mem::take(&mut *lock(&self.shared)).into_iter().collect();
+        // So that simulations replay, and locks are taken in order.
+        counts.sort_unstable();
         let each = |((stream, epoch, seq), devices)| DeliveredShared { stream, epoch, seq, devices };
         counts.into_iter().map(each).collect()
     }

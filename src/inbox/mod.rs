@@ -35,6 +35,7 @@ mod reads;
 mod receipts;
 mod schedules;
 mod start;
+mod upkeep;
 
 pub use epoch::new_epoch;
 pub use migrations::{MigrateReport, is_sqlite, migrate};
@@ -49,6 +50,7 @@ pub use receipts::{
 };
 pub use schedules::{DueSchedule, Schedule, Scheduled, Schedules};
 pub use sqlite::SqliteInbox;
+pub use upkeep::{Erased, OutOfDate, Upkeep};
 
 /// Why the inbox did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -334,94 +336,6 @@ pub trait Streams: Send + Sync {
 
     /// Moves cursors forward; one that is already further, of another epoch, or gone stays as it is.
     async fn commit(&self, cursors: Vec<Cursor>) -> Result<(), InboxError>;
-}
-
-/// What [`Upkeep::sweep`] removes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OutOfDate {
-    /// Idempotency keys made before this.
-    pub keys: UnixMillis,
-    /// Entries and bodies that expired before this.
-    pub expired: UnixMillis,
-    /// Devices that were last used before this, with their cursors.
-    pub devices: UnixMillis,
-}
-
-/// What was erased of a person: how many rows of each kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Erased {
-    /// Entries of their stream.
-    pub entries: u64,
-    /// Notifications that nobody else got.
-    pub notifications: u64,
-    /// Devices.
-    pub devices: u64,
-    /// Cursors of these.
-    pub cursors: u64,
-    /// Marks of what they read in shared streams, and where they began to follow them.
-    pub reads: u64,
-    /// Scheduled notifications that name them alone. Others lose nothing: they are published to whoever is left.
-    pub scheduled: u64,
-    /// Events about them that were not told yet.
-    pub events: u64,
-    /// The stream's counter, the unread counter and the time they were last seen.
-    pub other: u64,
-}
-
-/// The rest: whether it is there, who was seen when, what is out of date.
-#[async_trait]
-pub trait Upkeep: Send + Sync {
-    /// Succeeds when the store can be read and written.
-    async fn check(&self) -> Result<(), InboxError>;
-
-    /// Remembers that these users were connected at these times; a time never goes back.
-    async fn seen(&self, users: Vec<(UserId, UnixMillis)>) -> Result<(), InboxError>;
-
-    /// When these users were last connected; answers in the same order.
-    async fn last_seen(&self, users: &[UserId]) -> Result<Vec<Option<UnixMillis>>, InboxError>;
-
-    /// Notes which entries expired before `now` that nobody had acknowledged, in batches of at most `limit`;
-    /// returns how many (0: nothing is left to do). Writes `receipt.expired` where that is switched on.
-    async fn expire(&self, now: UnixMillis, limit: u32) -> Result<u64, InboxError>;
-
-    /// Removes what is out of date, at most `limit` rows a kind; returns how many rows went (0: nothing is
-    /// left to do).
-    async fn sweep(&self, before: &OutOfDate, limit: u32) -> Result<u64, InboxError>;
-
-    /// Retention by age: raises the floors of streams above what was created before `created_before` and
-    /// removes it, at most `limit` notifications; returns how many entries went. What nobody acknowledged is
-    /// counted, and told, as dropped.
-    async fn retain_by_age(&self, created_before: UnixMillis, limit: u32) -> Result<u64, InboxError>;
-
-    /// Retention by count: leaves these streams their last `max_entries` seqs; returns how many entries went.
-    /// A notification is removed when no stream has it above its floor; until then its receipt tells whose was
-    /// dropped.
-    async fn retain_by_count(&self, streams: &[Stream], max_entries: u64) -> Result<u64, InboxError>;
-
-    /// Streams with more than `max_entries` seqs above their floor and above where they began, at most `limit`.
-    async fn overfull(&self, max_entries: u64, limit: u32) -> Result<Vec<Stream>, InboxError>;
-
-    /// Looks at notifications that are due to have been acknowledged: writes `undelivered` for each recipient
-    /// that has acknowledged nothing of it. At most `limit` notifications; returns how many were looked at.
-    async fn look_for_undelivered(&self, now: UnixMillis, limit: u32) -> Result<u64, InboxError>;
-
-    /// Forgets a device: its cursors and its place among the user's devices. Returns whether it was there.
-    async fn remove_device(&self, user: &UserId, device: &DeviceId) -> Result<bool, InboxError>;
-
-    /// Devices that are still in use, so that they do not look idle.
-    async fn used(&self, devices: &[(UserId, DeviceId)], now: UnixMillis) -> Result<(), InboxError>;
-
-    /// Erases all that is stored of a person, and says what. Notifications that others got, too, stay with them;
-    /// schedules that name others, too, are kept for those. Not one transaction: when it fails, call it again.
-    ///
-    /// Nothing is left that names the person, so nobody can tell a stream that is used again later from a new
-    /// one. Instead the store keeps one number, the furthest that any erased stream (with its unread version)
-    /// had come, and all streams made later begin above it, in the same epoch: an old client's resume is below
-    /// what is new, never above or among it, and its unread version does not go back.
-    async fn erase(&self, user: &UserId) -> Result<Erased, InboxError>;
-
-    /// Lets go of all connections; later calls fail.
-    async fn close(&self);
 }
 
 /// The whole inbox.

@@ -174,6 +174,29 @@ fn every_setting_is_in_the_reference_with_its_default_and_no_other_is() {
 }
 
 #[test]
+fn every_promise_names_tests_that_are_there() {
+    let mut named = 0;
+    let guarantees = text("docs/guarantees.md");
+    for row in rows(&guarantees, None).into_iter().filter(|row| row.len() == 2 && !row[0].starts_with("---"))
+    {
+        if row[1] == "held by" {
+            continue;
+        }
+        let tests: Vec<&str> = row[1].split('`').filter(|part| part.contains("::")).collect();
+        assert!(!tests.is_empty(), "nothing holds {:?}", row[0]);
+        for test in tests {
+            let (file, name) = test.split_once("::").expect("it has it");
+            let code = text(file);
+            // A test by its function; a fault run by its name.
+            let there = code.contains(&format!("fn {name}(")) || code.contains(&format!("\"{name}\""));
+            assert!(there || code.contains(&format!("fn {name}<")), "{test} is not there");
+            named += 1;
+        }
+    }
+    assert!(named > 60, "the tables were read: {named} tests");
+}
+
+#[test]
 fn what_the_readme_tells_to_run_is_there() {
     let readme = text("README.md");
     for command in ["tests/run", "cargo run --release", "docker compose up", "fanfare listen"] {

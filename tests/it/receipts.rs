@@ -230,7 +230,9 @@ async fn what_is_read_anywhere_shows_everywhere_and_an_erased_user_is_gone_from_
     assert_eq!((marked.0, &marked.1["unread"]), (200, &json!(1)), "{}", marked.1);
     let version = marked.1["version"].as_u64().expect("a number");
     for client in [&mut phone, &mut desk] {
-        let expected = Frame::Read { ids: vec![ids[0].clone()], unread: 1, version };
+        let ids = vec![ids[0].clone()];
+        let expected =
+            Frame::Read { id: None, stream: "user".to_owned(), ids, up_to: None, unread: 1, version };
         assert_eq!(next(client).await, expected);
     }
     let (_, unread) = there.as_user("alice", Method::GET, "/v1/inbox/unread", None).await;

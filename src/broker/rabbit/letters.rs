@@ -7,6 +7,7 @@
 //! confirmed. It must never hold letters between errands.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -96,7 +97,7 @@ pub(super) async fn ask(shared: &Shared, wanted: Wanted) -> Result<Found, DeadLe
         sent.map_err(|_| DeadLetterError::Unavailable)?;
         answered.await.unwrap_or(Err(DeadLetterError::Unavailable))
     };
-    timeout(PATIENCE, asking).await.unwrap_or(Err(DeadLetterError::Busy))
+    timeout(PATIENCE, asking).await.unwrap_or(Err(DeadLetterError::Unavailable))
 }
 
 /// Does errands, and counts the letters now and then.
@@ -163,33 +164,49 @@ impl Clerk {
     }
 
     async fn take_turn(&self, wanted: &Wanted) -> Result<Found, DeadLetterError> {
-        let turn = timeout(LOCK_PATIENCE, self.lock()).await.map_err(|_| DeadLetterError::Busy)??;
-        let channel = self.consuming.connection.create_channel().await.map_err(Failed::from)?;
-        let mut walk = Walk { channel, consumers: Vec::new(), login: self.shared.login() };
-        let found = timeout(WALK_PATIENCE, self.walk(&mut walk, wanted)).await;
-        let ended = timeout(WALK_PATIENCE, async {
-            // In this order: who comes next finds the letters in their places.
-            walk.end().await?;
+        let contended = AtomicBool::new(false);
+        let turn = match timeout(LOCK_PATIENCE, self.lock(&contended)).await {
+            Ok(turn) => turn?,
+            Err(_) if contended.into_inner() => return Err(DeadLetterError::Busy),
+            Err(_) => return Err(DeadLetterError::Unavailable),
+        };
+        let found = timeout(WALK_PATIENCE, self.go(wanted)).await.unwrap_or(Err(Failed::Broker));
+        let unlocking = async {
             turn.queue_delete(short(LETTERS_LOCK), QueueDeleteOptions::default()).await?;
             turn.close(200, ShortString::default()).await?;
             self.count().await
-        });
-        if !matches!(ended.await, Ok(Ok(()))) {
-            // The connection is as good as gone; RabbitMQ puts everything back with it.
+        };
+        if !matches!(timeout(WALK_PATIENCE, unlocking).await, Ok(Ok(()))) {
+            // The connection is as good as gone, and the turn with it.
             self.shared.metrics.failures.inc();
         }
-        Ok(found.unwrap_or(Err(Failed::Broker))?)
+        Ok(found?)
+    }
+
+    /// Takes letters out and puts them back. Dropped, its channel closes, and that puts them back, too.
+    async fn go(&self, wanted: &Wanted) -> Result<Found, Failed> {
+        let channel = self.consuming.connection.create_channel().await?;
+        let mut walk = Walk { channel, consumers: Vec::new(), login: self.shared.login() };
+        let found = self.walk(&mut walk, wanted).await;
+        // Before the turn ends: who comes next finds the letters in their places.
+        if let Err(error) = walk.end().await {
+            return found.and(Err(error));
+        }
+        found
     }
 
     /// Waits for the turn; it lasts until the queue is deleted, or this connection is gone.
-    async fn lock(&self) -> Result<Channel, Failed> {
+    async fn lock(&self, contended: &AtomicBool) -> Result<Channel, Failed> {
         loop {
             let channel = self.consuming.connection.create_channel().await?;
             let options = QueueDeclareOptions::exclusive();
             match channel.queue_declare(short(LETTERS_LOCK), options, FieldTable::default()).await {
                 Ok(_) => return Ok(channel),
                 // RESOURCE_LOCKED (AMQP 0-9-1, 405): another connection's turn.
-                Err(error) if is_locked(&error) => sleep(TURN).await,
+                Err(error) if is_locked(&error) => {
+                    contended.store(true, Ordering::Relaxed);
+                    sleep(TURN).await;
+                }
                 Err(error) => return Err(error.into()),
             }
         }

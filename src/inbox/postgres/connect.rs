@@ -65,7 +65,7 @@ fn options(url: &str) -> Result<PgConnectOptions, OpenError> {
 
 /// The server ends what takes too long before the caller stops waiting: so the caller learns
 /// that it failed, and no lock is held longer.
-fn session(timeout: Duration) -> [(&'static str, String); 5] {
+fn session(timeout: Duration) -> [(&'static str, String); 6] {
     let share = |percent: u128| (timeout.as_millis() * percent / 100).max(1).to_string();
     [
         ("lock_timeout", share(50)),
@@ -75,6 +75,8 @@ fn session(timeout: Duration) -> [(&'static str, String); 5] {
         ("tcp_user_timeout", share(100)),
         // Compiling takes longer than any statement here.
         ("jit", "off".to_owned()),
+        // So does planning the statements with many steps anew for each execution.
+        ("plan_cache_mode", "force_generic_plan".to_owned()),
     ]
 }
 

@@ -65,9 +65,10 @@ wanted as materialized (
 ),
 counter as (
     insert into streams as stream (name, epoch, last_seq, base_seq)
-    select wanted.stream, store.epoch, store.erased_seq + count(*), store.erased_seq
-    from wanted cross join store
-    group by wanted.stream, store.epoch, store.erased_seq
+    select wanted.stream, (select epoch from store), (select erased_seq from store) + count(*),
+        (select erased_seq from store)
+    from wanted
+    group by wanted.stream
     order by wanted.stream collate "C"
     on conflict (name)
         do update set last_seq = stream.last_seq + excluded.last_seq - excluded.base_seq

@@ -1,15 +1,20 @@
 //! The inbox's contract: every case runs against SQLite and PostgreSQL.
 
 mod append;
+mod cancel;
+mod collapse;
 mod devices;
 mod erase;
 mod faults;
 mod idempotency;
 mod killed;
 mod open;
+mod outbox;
 mod read;
 mod reads;
+mod receipts;
 mod retention;
+mod schedules;
 mod store;
 mod upkeep;
 

@@ -109,12 +109,15 @@ impl Device {
     /// still finds the client waiting at its door when it goes on, though the client may have gone by then.
     async fn connect(&self, node: &Node, hello: Hello, line: &Arc<Line>) -> Option<Arc<Connection>> {
         let (made, mut arrives) = oneshot::channel();
-        let peer = SocketAddr::from(([127, 0, 0, 1], 9));
-        let attach = Attach { claims: self.claims(), hello, peer, accepted_at: self.stage.clock().now() };
-        let (delivery, outlet, freezer) =
-            (Arc::clone(&node.delivery), Arc::clone(line), node.freezer.clone());
+        let (claims, peer) = (self.claims(), SocketAddr::from(([127, 0, 0, 1], 9)));
+        let (delivery, outlet) = (Arc::clone(&node.delivery), Arc::clone(line));
+        let (freezer, clock, stage) = (node.freezer.clone(), node.clock.clone(), self.stage.clone());
         tokio::spawn(async move {
             freezer.thawed().await;
+            let accepted_at = clock.now();
+            stage.pause(0..=20).await;
+            freezer.thawed().await;
+            let attach = Attach { claims, hello, peer, accepted_at };
             let ending = Arc::clone(&outlet);
             let made = |connection: &Arc<Connection>| drop(made.send(Arc::clone(connection)));
             if let Err(error) = delivery.attach(attach, outlet, made).await {
@@ -127,10 +130,9 @@ impl Device {
             made = &mut arrives => made.ok(),
             () = tokio::time::sleep(PATIENCE) => {
                 line.cut();
-                let stage = self.stage.clone();
+                // The end of its stream is there already: the gateway sees it at once.
                 tokio::spawn(async move {
                     if let Ok(connection) = arrives.await {
-                        stage.pause(0..=40).await;
                         connection.on_closed();
                     }
                 });

@@ -38,6 +38,8 @@ pub struct ModelPresence {
     pub mood: Arc<Mutex<Mood>>,
     /// The node stands still while this is on.
     pub freezer: Freezer,
+    /// How far the node's clock is ahead of the store's.
+    pub ahead_ms: i64,
     /// Fires when the node dies.
     pub death: CancellationToken,
     /// The node's last call failed, which may have hidden a loss.
@@ -208,7 +210,7 @@ impl Presence for ModelPresence {
     }
 
     async fn skew_ms(&self) -> Result<i64, PresenceError> {
-        Ok(0)
+        self.ask(async { Ok(self.ahead_ms) }).await
     }
 
     async fn put_ticket(&self, ticket: &str, value: &str, ttl: Duration) -> Result<(), PresenceError> {

@@ -63,9 +63,11 @@ impl Node {
         let (tracker, cancel, death) =
             (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
         let freezer = Freezer::new();
-        let (inbox, presence) = doors(shared, &freezer, &death);
+        let ahead_ms = shared.stage.pick(0..=shared.plan.weather.skew_ms);
+        let (inbox, presence) = doors(shared, ahead_ms, &freezer, &death);
         let (broker, inlets) = shared.exchange.join(id, &freezer);
-        let (metrics, clock, broker) = (Metrics::new(), clock_of(shared, id, life), Arc::new(broker));
+        let (metrics, clock, broker) =
+            (Metrics::new(), clock_of(shared, id, life, ahead_ms), Arc::new(broker));
         let router = Arc::new(Router::new(
             id.clone(),
             Arc::clone(&presence),
@@ -106,6 +108,8 @@ impl Node {
         }
         node.delivery.run(inlets.envelopes, inlets.control);
         tracker.spawn(node.clone().fire_schedules(shared.stage.clone()));
+        // It has asked presence for the time before it takes anybody.
+        shared.stage.pause(200..=200).await;
         shared.stage.say(format_args!("{id}: up"));
         node
     }
@@ -131,6 +135,7 @@ impl Node {
 /// Its ways to the store and to presence.
 fn doors(
     shared: &Shared,
+    ahead_ms: u64,
     freezer: &Freezer,
     death: &CancellationToken,
 ) -> (Arc<dyn Inbox>, Arc<dyn Presence>) {
@@ -141,6 +146,7 @@ fn doors(
         store: shared.presence.clone(),
         mood: Arc::clone(&shared.presence_mood),
         freezer: freezer.clone(),
+        ahead_ms: i64::try_from(ahead_ms).expect("a second or less"),
         death: death.clone(),
         doubt: AtomicBool::new(false),
         routes: Mutex::default(),
@@ -150,10 +156,9 @@ fn doors(
 }
 
 /// Each life of a node has its own deviation from the true time.
-fn clock_of(shared: &Shared, id: &NodeId, life: u64) -> Clock {
-    let ahead = Duration::from_millis(shared.stage.pick(0..=shared.plan.weather.skew_ms));
+fn clock_of(shared: &Shared, id: &NodeId, life: u64, ahead_ms: u64) -> Clock {
     let number = id.as_str().bytes().fold(life, |sum, byte| sum * 31 + u64::from(byte));
-    shared.stage.clock_of(number, ahead)
+    shared.stage.clock_of(number, Duration::from_millis(ahead_ms))
 }
 
 fn publishing_settings() -> publish::Settings {

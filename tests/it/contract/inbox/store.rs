@@ -31,6 +31,7 @@ pub const START: UnixMillis = UnixMillis(1_764_547_200_000);
 pub struct Store {
     pub inbox: Arc<dyn Inbox>,
     pub settings: Settings,
+    pub metrics: InboxMetrics,
     time: Arc<AtomicU64>,
     _folder: Option<tempfile::TempDir>,
 }
@@ -58,13 +59,20 @@ impl Store {
         let report = migrate(&settings.url).await.expect("tables are made");
         assert!(!report.applied.is_empty());
         let time = Arc::new(AtomicU64::new(START.0));
-        Self { inbox: open(&settings, &time).await, settings, time, _folder: folder }
+        let metrics = InboxMetrics::default();
+        let inbox = open(&settings, &time, &metrics).await;
+        Self { inbox, settings, metrics, time, _folder: folder }
     }
 
     /// Lets go of the store and opens it again.
     pub async fn reopen(&mut self) {
         self.inbox.close().await;
-        self.inbox = open(&self.settings, &self.time).await;
+        self.inbox = open(&self.settings, &self.time, &self.metrics).await;
+    }
+
+    /// Another inbox of the same store, with other settings.
+    pub async fn another(&self, settings: &Settings) -> Arc<dyn Inbox> {
+        open(settings, &self.time, &self.metrics).await
     }
 
     pub fn now(&self) -> UnixMillis {
@@ -145,10 +153,9 @@ impl Store {
     }
 }
 
-async fn open(settings: &Settings, time: &Arc<AtomicU64>) -> Arc<dyn Inbox> {
-    let time = Arc::clone(time);
+async fn open(settings: &Settings, time: &Arc<AtomicU64>, metrics: &InboxMetrics) -> Arc<dyn Inbox> {
+    let (time, metrics) = (Arc::clone(time), metrics.clone());
     let clock = Clock::new(move || UnixMillis(time.load(Ordering::SeqCst)));
-    let metrics = InboxMetrics::default();
     if settings.url.starts_with("sqlite:") {
         let inbox = SqliteInbox::open(settings, clock, metrics).await;
         Arc::new(inbox.expect("the file opens"))
@@ -266,4 +273,11 @@ pub fn json_of(entry: &Entry) -> &[u8] {
 /// What to sweep: what expired before `expired`, and keys from before `keys`; no devices.
 pub fn out_of_date(expired: UnixMillis, keys: UnixMillis) -> OutOfDate {
     OutOfDate { keys, expired, devices: UnixMillis(0) }
+}
+
+/// The ids of all events with this routing key that wait; claims them for no time.
+pub async fn told(store: &Store, routing_key: &str) -> Vec<String> {
+    let events = store.inbox.claim_events(store.now(), Duration::ZERO, 10_000).await;
+    let events = events.expect("the events").into_iter();
+    events.filter(|event| event.routing_key == routing_key).map(|event| event.id).collect()
 }

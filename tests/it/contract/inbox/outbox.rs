@@ -1,0 +1,238 @@
+//! The outbox: what backends are to be told, and who they believe to be online.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanfare::domain::{NotificationId, Seq, Stream};
+use fanfare::inbox::{Append, Delivered, Mark, Marked, PresenceChange};
+use serde_json::{Value, json};
+
+use super::cases;
+use super::store::*;
+
+cases!(
+    events_are_claimed_oldest_first_and_once_a_lease,
+    what_was_told_is_gone,
+    claims_at_once_share_what_there_is,
+    a_change_of_presence_is_told_once,
+    changes_of_one_user_in_a_call_are_told_one_after_the_other,
+    of_many_who_see_a_change_one_tells_it,
+    who_is_online_is_told_in_pages,
+    what_nobody_acknowledged_is_told_when_it_is_due,
+    undelivered_is_told_for_each_user_once,
+    what_needs_nobody_any_more_is_not_told_as_undelivered,
+);
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn publish(store: &Store, mut item: Append) -> NotificationId {
+    item.notification.created_at = store.now();
+    let id = item.notification.id;
+    places(store.append_one(item).await);
+    id
+}
+
+async fn claim(store: &Store, limit: u32) -> Vec<String> {
+    let events = store.inbox.claim_events(store.now(), MINUTE, limit).await;
+    events.expect("claimed").into_iter().map(|event| event.id).collect()
+}
+
+/// Whether each change was one.
+async fn change(store: &Store, changes: &[(&str, bool)]) -> Vec<bool> {
+    let changes: Vec<_> = changes
+        .iter()
+        .map(|(name, is_online)| PresenceChange { user: user(name), is_online: *is_online, at: store.now() })
+        .collect();
+    store.inbox.presence_changed(&changes).await.expect("compared and set")
+}
+
+async fn events_are_claimed_oldest_first_and_once_a_lease(store: &Store) {
+    let mut expected = Vec::new();
+    for _ in 0..4 {
+        let id = publish(store, item(&own("alice"))).await;
+        expected.push(format!("receipt.stored/{id}/alice"));
+        store.pass(Duration::from_secs(1));
+    }
+    let waiting = store.inbox.waiting().await.expect("known");
+    assert_eq!(waiting, (4, Some(START)));
+    assert_eq!(claim(store, 3).await, expected[..3]);
+    assert_eq!(claim(store, 3).await, expected[3..]);
+    assert_eq!(claim(store, 3).await, [""; 0]);
+    store.pass(MINUTE);
+    assert_eq!(claim(store, 9).await, expected, "whoever claimed them is gone");
+}
+
+async fn what_was_told_is_gone(store: &Store) {
+    assert_eq!(store.inbox.waiting().await.expect("known"), (0, None));
+    publish(store, item(&own("alice"))).await;
+    store.pass(Duration::from_secs(5));
+    publish(store, item(&own("alice"))).await;
+    let first = claim(store, 1).await;
+    for _ in 0..2 {
+        store.inbox.told(&first).await.expect("removed");
+        let waiting = store.inbox.waiting().await.expect("known");
+        assert_eq!(waiting, (1, Some(START.after(Duration::from_secs(5)))));
+    }
+    store.inbox.told(&[]).await.expect("nothing to do");
+    store.pass(MINUTE);
+    assert_eq!(claim(store, 9).await.len(), 1);
+}
+
+async fn claims_at_once_share_what_there_is(store: &Store) {
+    store.fill(&own("alice"), 30).await;
+    let claims = (0..4).map(|_| {
+        let (inbox, now) = (Arc::clone(&store.inbox), store.now());
+        tokio::spawn(async move { inbox.claim_events(now, MINUTE, 20).await.expect("claimed") })
+    });
+    let mut all: Vec<String> = Vec::new();
+    for claim in claims.collect::<Vec<_>>() {
+        all.extend(claim.await.expect("it ends").into_iter().map(|event| event.id));
+    }
+    // A claim may skip what another is claiming; what is left is there for the next.
+    all.extend(claim(store, 30).await);
+    assert_eq!((all.len(), all.iter().collect::<HashSet<_>>().len()), (30, 30));
+}
+
+async fn a_change_of_presence_is_told_once(store: &Store) {
+    assert_eq!(change(store, &[("alice", true), ("bob", false)]).await, [true, false]);
+    assert_eq!(change(store, &[("bob", false), ("alice", true)]).await, [false, false]);
+    store.pass(Duration::from_millis(61_007));
+    assert_eq!(change(store, &[("alice", false)]).await, [true]);
+    assert_eq!(change(store, &[("alice", false)]).await, [false]);
+    let events = store.inbox.claim_events(store.now(), MINUTE, 10).await.expect("the events");
+    let jsons: Vec<Value> =
+        events.iter().map(|event| serde_json::from_slice(&event.json).expect("JSON")).collect();
+    let expected = [
+        json!({"id": "presence/alice/1", "type": "presence.online", "user": "alice", "at": "2025-12-01T00:00:00.000Z"}),
+        json!({"id": "presence/alice/2", "type": "presence.offline", "user": "alice", "at": "2025-12-01T00:01:01.007Z"}),
+    ];
+    assert_eq!(jsons, expected);
+    let told: Vec<_> = events.iter().map(|event| (event.id.as_str(), event.routing_key.as_str())).collect();
+    assert_eq!(told, [("presence/alice/1", "presence.online"), ("presence/alice/2", "presence.offline")]);
+    // Going is not being seen.
+    let seen = store.inbox.last_seen(&[user("alice"), user("bob")]).await.expect("known");
+    assert_eq!(seen, [Some(START), None]);
+}
+
+async fn changes_of_one_user_in_a_call_are_told_one_after_the_other(store: &Store) {
+    // Whoever was only seen is not online.
+    store.inbox.seen(vec![(user("alice"), START)]).await.expect("noted");
+    let changes = [("alice", false), ("alice", true), ("bob", true), ("alice", true), ("alice", false)];
+    assert_eq!(change(store, &changes).await, [false, true, true, false, true]);
+    let mut events = claim(store, 10).await;
+    events.sort();
+    assert_eq!(events, ["presence/alice/1", "presence/alice/2", "presence/bob/1"]);
+    assert_eq!(change(store, &[]).await, [false; 0]);
+}
+
+async fn of_many_who_see_a_change_one_tells_it(store: &Store) {
+    for round in 0..6 {
+        let is_online = round % 2 == 0;
+        let tellers = (0..6).map(|teller| {
+            let (inbox, at) = (Arc::clone(&store.inbox), store.now());
+            let mut names: Vec<_> = (0..10).map(|number| format!("user-{number}")).collect();
+            if teller % 2 == 0 {
+                names.reverse();
+            }
+            tokio::spawn(async move {
+                let changes: Vec<_> =
+                    names.iter().map(|name| PresenceChange { user: user(name), is_online, at }).collect();
+                inbox.presence_changed(&changes).await.expect("compared and set")
+            })
+        });
+        let mut changed = 0;
+        for teller in tellers.collect::<Vec<_>>() {
+            changed += teller.await.expect("it ends").into_iter().filter(|changed| *changed).count();
+        }
+        assert_eq!(changed, 10);
+    }
+    assert_eq!(store.inbox.waiting().await.expect("known").0, 60);
+}
+
+async fn who_is_online_is_told_in_pages(store: &Store) {
+    let all = ["Zoe", "alice", "bob", "carol", "dave"];
+    change(store, &all.map(|name| (name, true))).await;
+    change(store, &[("bob", false)]).await;
+    store.inbox.seen(vec![(user("eve"), store.now())]).await.expect("noted");
+    let page = async |after: Option<&str>, limit| {
+        let users = store.inbox.online_users(after.map(user).as_ref(), limit).await;
+        users.expect("the users").iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None, 2).await, ["Zoe", "alice"]);
+    assert_eq!(page(Some("alice"), 2).await, ["carol", "dave"]);
+    assert_eq!(page(Some("bob"), 1).await, ["carol"]);
+    assert_eq!(page(Some("dave"), 2).await, [""; 0]);
+}
+
+async fn look(store: &Store, limit: u32) -> u64 {
+    store.inbox.look_for_undelivered(store.now(), limit).await.expect("looked")
+}
+
+async fn undelivered(store: &Store) -> Vec<String> {
+    let mut ids = told(store, "undelivered").await;
+    ids.sort();
+    ids
+}
+
+async fn what_nobody_acknowledged_is_told_when_it_is_due(store: &Store) {
+    let first = publish(store, item(&own("alice"))).await;
+    let shared = publish(store, item(&Stream::Everyone)).await;
+    store.pass(MINUTE);
+    let second = publish(store, item(&own("bob"))).await;
+    assert_eq!(look(store, 10).await, 0);
+    store.pass(UNDELIVERED_AFTER - MINUTE);
+    assert_eq!(look(store, 10).await, 1);
+    assert_eq!(look(store, 10).await, 0);
+    let of = |id: NotificationId, name: &str| format!("undelivered/{id}/{name}");
+    assert_eq!(undelivered(store).await, [of(first, "alice")]);
+    store.pass(MINUTE);
+    assert_eq!(look(store, 10).await, 1);
+    let mut expected = [of(first, "alice"), of(second, "bob")];
+    expected.sort();
+    assert_eq!(undelivered(store).await, expected, "{shared} is for nobody in particular");
+    let events = store.inbox.claim_events(store.now(), MINUTE, 100).await.expect("the events");
+    let event = events.iter().find(|event| event.id == of(second, "bob")).expect("it is there");
+    let json: Value = serde_json::from_slice(&event.json).expect("JSON");
+    let expected = json!({
+        "id": of(second, "bob"), "type": "undelivered", "notification": second.to_string(),
+        "publisher": "shop", "user": "bob", "device": null, "at": "2025-12-01T00:11:00.000Z",
+    });
+    assert_eq!(json, expected);
+}
+
+async fn undelivered_is_told_for_each_user_once(store: &Store) {
+    let recipients = vec![
+        to_device("alice", "web"),
+        to_device("alice", "phone"),
+        to_device("bob", "web"),
+        to(&own("carol")),
+    ];
+    let id = publish(store, item_for(recipients)).await;
+    let later = publish(store, item_for(vec![to_device("bob", "web"), to_device("bob", "phone")])).await;
+    let epoch = store.attach("bob", "web").await.epoch;
+    let had = |seq| Delivered { user: user("bob"), epoch, seq: Seq(seq) };
+    // One device of two is enough.
+    store.inbox.delivered(vec![had(1), had(2)], store.now()).await.expect("noted");
+    store.pass(UNDELIVERED_AFTER);
+    assert_eq!((look(store, 1).await, look(store, 1).await, look(store, 1).await), (1, 1, 0));
+    let expected = ["alice", "carol"].map(|name| format!("undelivered/{id}/{name}"));
+    assert_eq!(undelivered(store).await, expected, "and nobody of {later}");
+}
+
+async fn what_needs_nobody_any_more_is_not_told_as_undelivered(store: &Store) {
+    let alice = own("alice");
+    let read = publish(store, item(&alice)).await;
+    let cancelled = publish(store, item(&alice)).await;
+    let mut badge = item(&alice);
+    badge.collapse_key = Some("badge".to_owned());
+    publish(store, badge.clone()).await;
+    badge.notification = notification();
+    let newest = publish(store, badge).await;
+    let mark = Mark { stream: alice, marked: Marked::Ids(vec![read]) };
+    store.inbox.mark_read(&user("alice"), &mark, store.now()).await.expect("marked");
+    store.inbox.cancel(cancelled, &publisher(), store.now()).await.expect("cancelled");
+    store.pass(UNDELIVERED_AFTER);
+    assert_eq!(look(store, 10).await, 4);
+    assert_eq!(undelivered(store).await, [format!("undelivered/{newest}/alice")]);
+}
