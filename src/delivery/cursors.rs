@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::Delivery;
 use super::heads::spread;
@@ -149,7 +149,7 @@ impl Delivery {
         round.slot = (round.slot + 1) % round.looked_at.len();
         for group in used.chunks(GROUP) {
             if let Err(error) = self.inbox.used(group, now).await {
-                warn!(%error, "{} devices that are connected were not noted as used", group.len());
+                debug!(%error, "{} devices that are connected were not noted as used", group.len());
             }
         }
     }

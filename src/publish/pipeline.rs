@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::debug;
 
 use super::growth::Growth;
 use crate::clock::Clock;
@@ -137,7 +137,8 @@ impl Pipeline {
         let inbox = Arc::clone(&self.inbox);
         tracker.spawn(async move {
             if let Err(error) = inbox.answered(&key.publisher, &key.key, online).await {
-                warn!(%error, "the answer to an idempotency key was not recorded; a replay may name another online count");
+                // Counted with the failures of the inbox; that it is away is told elsewhere, once.
+                debug!(%error, "the answer to an idempotency key was not recorded; a replay may name another online count");
             }
         });
     }
@@ -161,7 +162,7 @@ impl Pipeline {
                     router.send_heads(&recipients, &places, &whereabouts_then);
                 }
                 Err(error) => {
-                    warn!(%error, "a replayed request was not sent again; head checks bring its entries")
+                    debug!(%error, "a replayed request was not sent again; head checks bring its entries")
                 }
             }
         });

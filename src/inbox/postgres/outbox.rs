@@ -50,13 +50,14 @@ with asked as materialized (
 ),
 changed as (
     insert into last_seen as stored (user_id, at, online, changes)
-    select asked.user_id, asked.at, asked.is_online, 1
+    -- Numbers grow with time, so that none comes again after an erasure or a restore.
+    select asked.user_id, asked.at, asked.is_online, asked.at
     from asked
     where asked.is_online
         or exists (select from last_seen where last_seen.user_id = asked.user_id and last_seen.online)
     order by asked.user_id collate "C"
     on conflict (user_id) do update
-        set online = excluded.online, changes = stored.changes + 1,
+        set online = excluded.online, changes = greatest(stored.changes + 1, excluded.changes),
             at = case when excluded.online then greatest(stored.at, excluded.at) else stored.at end
         where stored.online <> excluded.online
     returning stored.user_id, stored.online, stored.changes

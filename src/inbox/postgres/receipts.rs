@@ -15,7 +15,8 @@ use crate::inbox::{
     RecipientReceipt, State,
 };
 
-/// $4 when, $5 whether events are written. The rows are locked in order first; after a wait the server looks
+/// What was counted as superseded, cancelled or expired before is not counted again. $4 when, $5 whether events
+/// are written. The rows are locked in order first; after a wait the server looks
 /// at them anew.
 const DELIVERED: &str = concat!(
     r#"
@@ -32,12 +33,12 @@ marked as (
     update entries set delivered_at = $4
     from found
     where entries.stream = found.stream and entries.seq = found.seq and entries.delivered_at is null
-    returning entries.stream, entries.body, entries.device
+    returning entries.stream, entries.body, entries.device, entries.state
 ),
 told as ("#,
     tell!("delivered", whose!("marked"), "$4", "$5"),
     r#")
-select count(*) as marked from marked
+select count(*) filter (where state = 0) as marked from marked
 "#
 );
 
@@ -58,15 +59,15 @@ marked as (
         delivered_at = coalesce(entries.delivered_at, $5)
     from found
     where entries.stream = found.stream and entries.seq = found.seq
-    returning found.is_first
+    returning found.is_first, entries.state
 )
-select count(*) as marked from marked where is_first
+select count(*) as marked from marked where is_first and state = 0
 "#;
 
 /// $1 notification, $2 publisher. A notification that fires meanwhile is in one of both.
 const RECEIPT: &str = r#"
 select created_at, null::bigint as fire_at, recipients,
-    exists (select from entries where body = $1 and kind = 0 and state = 2) as is_cancelled
+    cancelled_at is not null as is_cancelled
 from bodies where id = $1 and publisher = $2
 union all
 select created_at, fire_at, null, false

@@ -26,14 +26,15 @@ const TOLD: &str = "delete from events where id in (select value from json_each(
 
 const WAITING: &str = "select count(*), (select created_at from events order by rowid limit 1) from events";
 
-/// Rows: [user, online, at]. Who is not known is offline. Answers whose state changed, and how often it has.
+/// Rows: [user, online, at]. Who is not known is offline. Answers whose state changed, and the number of the
+/// change: numbers grow with time, so that none comes again after an erasure or a restore.
 const CHANGE: &str = r#"
 insert into last_seen (user_id, at, online, changes)
-select asked.value ->> 0, asked.value ->> 2, asked.value ->> 1, 1
+select asked.value ->> 0, asked.value ->> 2, asked.value ->> 1, asked.value ->> 2
 from json_each(?1) as asked
 where asked.value ->> 1 = 1 or exists (select 1 from last_seen where user_id = asked.value ->> 0)
 on conflict (user_id) do update
-set online = excluded.online, changes = changes + 1,
+set online = excluded.online, changes = max(changes + 1, excluded.changes),
     at = case when excluded.online = 1 then max(at, excluded.at) else at end
 where online <> excluded.online
 returning user_id, changes

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
-use super::tell::EntryKey;
 use super::{SqliteInbox, count_of, rows};
 use crate::domain::{DeviceId, NotificationId, PublisherId, UnixMillis, UserId};
 use crate::inbox::failure::Failure;
@@ -24,7 +23,7 @@ from json_each(?1) as asked
 join streams on streams.name = 'user:' || (asked.value ->> 0) and streams.epoch = asked.value ->> 1
 where entries.stream = streams.id and entries.seq = asked.value ->> 2
     and entries.kind = 0 and entries.delivered_at is null
-returning stream, seq
+returning stream, seq, state = 0
 "#;
 
 /// Rows as below: how many of these entries no device had.
@@ -33,7 +32,7 @@ select count(*)
 from json_each(?1) as asked
 cross join streams on streams.name = asked.value ->> 0 and streams.epoch = asked.value ->> 1
 join entries on entries.stream = streams.id and entries.seq = asked.value ->> 2
-where entries.kind = 0 and entries.delivered_count = 0
+where entries.kind = 0 and entries.delivered_count = 0 and entries.state = 0
 "#;
 
 /// Rows: [stream, epoch, seq, devices]; ?2 when.
@@ -113,12 +112,14 @@ impl SqliteInbox {
             let work = async {
                 let mut transaction = self.write().await?;
                 let done = async {
-                    let noted: Vec<EntryKey> = sqlx::query_as(DELIVERED)
+                    let noted: Vec<(i64, i64, bool)> = sqlx::query_as(DELIVERED)
                         .bind(asked)
                         .bind(at.as_i64())
                         .fetch_all(&mut *transaction)
                         .await?;
-                    let count = noted.len();
+                    // What was counted as superseded, cancelled or expired before is not counted again.
+                    let count = noted.iter().filter(|(_, _, open)| *open).count();
+                    let noted = noted.into_iter().map(|(stream, seq, _)| (stream, seq)).collect();
                     self.tell(&mut transaction, State::Delivered, noted, at).await?;
                     Ok(count)
                 };

@@ -47,7 +47,8 @@ async fn a_user_is_online_with_the_first_connection_anywhere_and_offline_a_grace
     let phone = connect(&cluster, 0, "alice", "phone").await;
     events.told(DEADLINE, "alice", &[ONLINE]).await;
     let first = events.all().remove(0);
-    assert_eq!((first.id.as_str(), first.key.as_str()), ("presence/alice/1", ONLINE));
+    assert!(first.id.starts_with("presence/alice/"), "{}", first.id);
+    assert_eq!(first.key.as_str(), ONLINE);
     assert_eq!((&first.json["id"], &first.json["type"]), (&json!(first.id), &json!(ONLINE)));
     assert!(first.json["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{}", first.json);
 
@@ -65,7 +66,8 @@ async fn a_user_is_online_with_the_first_connection_anywhere_and_offline_a_grace
     until_everything_is_told(&cluster, &events, "marker-2").await;
     assert_eq!(events.of_user("alice"), [ONLINE, OFFLINE, ONLINE], "back within the grace is no event");
     let ids: Vec<String> = events.all().into_iter().map(|told| told.id).collect();
-    assert!(ids.contains(&"presence/alice/3".to_owned()), "{ids:?}");
+    let distinct: std::collections::HashSet<&String> = ids.iter().collect();
+    assert_eq!(distinct.len(), ids.len(), "each change has an id of its own: {ids:?}");
     back.abort();
 }
 

@@ -104,12 +104,18 @@ async fn a_change_of_presence_is_told_once(store: &Store) {
     let jsons: Vec<Value> =
         events.iter().map(|event| serde_json::from_slice(&event.json).expect("JSON")).collect();
     let expected = [
-        json!({"id": "presence/alice/1", "type": "presence.online", "user": "alice", "at": "2025-12-01T00:00:00.000Z"}),
-        json!({"id": "presence/alice/2", "type": "presence.offline", "user": "alice", "at": "2025-12-01T00:01:01.007Z"}),
+        json!({"id": "presence/alice/1764547200000", "type": "presence.online", "user": "alice", "at": "2025-12-01T00:00:00.000Z"}),
+        json!({"id": "presence/alice/1764547261007", "type": "presence.offline", "user": "alice", "at": "2025-12-01T00:01:01.007Z"}),
     ];
     assert_eq!(jsons, expected);
     let told: Vec<_> = events.iter().map(|event| (event.id.as_str(), event.routing_key.as_str())).collect();
-    assert_eq!(told, [("presence/alice/1", "presence.online"), ("presence/alice/2", "presence.offline")]);
+    assert_eq!(
+        told,
+        [
+            ("presence/alice/1764547200000", "presence.online"),
+            ("presence/alice/1764547261007", "presence.offline"),
+        ]
+    );
     // Going is not being seen.
     let seen = store.inbox.last_seen(&[user("alice"), user("bob")]).await.expect("known");
     assert_eq!(seen, [Some(START), None]);
@@ -122,7 +128,10 @@ async fn changes_of_one_user_in_a_call_are_told_one_after_the_other(store: &Stor
     assert_eq!(change(store, &changes).await, [false, true, true, false, true]);
     let mut events = claim(store, 10).await;
     events.sort();
-    assert_eq!(events, ["presence/alice/1", "presence/alice/2", "presence/bob/1"]);
+    let at = START.0;
+    let expected =
+        [format!("presence/alice/{at}"), format!("presence/alice/{}", at + 1), format!("presence/bob/{at}")];
+    assert_eq!(events, expected);
     assert_eq!(change(store, &[]).await, [false; 0]);
 }
 
