@@ -49,6 +49,14 @@ impl Parcel {
         }
     }
 
+    /// Whether it may end what came before it: a cancellation, or a notification with a collapse key.
+    pub(super) fn ends_others(&self) -> bool {
+        match self {
+            Self::Notification(tail) => tail.has_collapse_key(),
+            Self::Cancelled(_) => true,
+        }
+    }
+
     /// Whether an acknowledgement of it is a receipt.
     pub(super) fn has_receipt(&self) -> bool {
         matches!(self, Self::Notification(_))

@@ -24,6 +24,8 @@ const FRAME_IDS: usize = 400;
 pub(super) struct Told {
     /// What it was last told. Before `welcome`: the highest counter that it heard of.
     now: Unread,
+    /// The highest counter that it heard of.
+    heard: u64,
     missed: Missed,
 }
 
@@ -41,7 +43,7 @@ impl Told {
     /// `welcome` says how things stand; what was marked since then is missed.
     pub(super) fn welcomed(&mut self, now: Unread) {
         let missed = if self.now.reads > now.reads { Missed::Some } else { Missed::Nothing };
-        *self = Self { now, missed };
+        *self = Self { now, heard: self.now.reads, missed };
     }
 
     /// Whether marks are owed that a full socket had no room for.
@@ -62,6 +64,7 @@ impl Connection {
         if state.phase == Phase::Ended || now.reads <= state.told.now.reads {
             return false;
         }
+        state.told.heard = state.told.heard.max(now.reads);
         if now.reads > state.told.now.reads + 1 || state.session.is_congested() {
             state.told.missed = state.told.missed.max_some();
             return !state.session.is_congested();
@@ -82,6 +85,7 @@ impl Connection {
         }
         // A mark that changed nothing is none: the last one is somebody else's.
         let own = u64::from(!marked.is_empty());
+        state.told.heard = state.told.heard.max(now.reads);
         let missed = now.reads > state.told.now.reads + own;
         if missed {
             state.told.missed = state.told.missed.max_some();
@@ -100,6 +104,7 @@ impl Connection {
         let mut state = self.lock();
         let behind = state.phase == Phase::Welcomed && state.told.now.reads < reads;
         if behind {
+            state.told.heard = state.told.heard.max(reads);
             state.told.missed = state.told.missed.max_some();
         }
         behind
@@ -117,15 +122,18 @@ impl Connection {
         wanted.then_some(state.told.now.reads)
     }
 
-    /// Tells what was missed.
-    fn take_missed(&self, changes: &[ReadChange], now: Unread) {
+    /// Tells what was missed. Returns whether more was marked after the answer was made: then it is asked for, too.
+    fn take_missed(&self, changes: &[ReadChange], now: Unread) -> bool {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.told.missed = Missed::Nothing;
         if state.phase != Phase::Welcomed || now.reads <= state.told.now.reads {
-            return;
+            return false;
         }
         state.told.now = now;
+        if state.told.heard > now.reads {
+            state.told.missed = Missed::Some;
+        }
         let frames = changes.iter().flat_map(|change| {
             pieces(&change.marked).into_iter().map(|marked| (change.stream.clone(), marked))
         });
@@ -135,6 +143,7 @@ impl Connection {
                 state.session.congested();
             }
         }
+        state.told.is_owed()
     }
 
     fn asking_failed(&self) {
@@ -220,7 +229,9 @@ impl Delivery {
             match delivery.inbox.read_since(&connection.user, reads, MAX_MISSED, now).await {
                 Ok((changes, now)) => {
                     delivery.metrics.read_repairs.inc();
-                    connection.take_missed(&changes, now);
+                    if connection.take_missed(&changes, now) {
+                        delivery.ask_for_missed(&connection);
+                    }
                 }
                 Err(error) => {
                     debug!(%error, "missed marks were not read; the next head check asks again");

@@ -63,6 +63,11 @@ impl Shared {
     fn append(&mut self, arrived: Arrived) {
         self.position = arrived.entry.seq;
         self.known = self.known.max(self.position);
+        if arrived.parcel.ends_others() {
+            // What it ends must not be given to who comes later: they read the inbox, which knows.
+            self.tail.clear();
+            self.tail_bytes = 0;
+        }
         self.tail_bytes += arrived.parcel.len();
         self.tail.push_back(arrived);
         while self.tail.len() > TAIL_ENTRIES || self.tail_bytes > TAIL_BYTES {

@@ -103,6 +103,14 @@ impl Tail {
         std::str::from_utf8(id).ok()?.parse().ok()
     }
 
+    /// Whether the notification has a collapse key. Only times come after that field, so the last such name is the
+    /// notification's own and not one of its `data`.
+    pub fn has_collapse_key(&self) -> bool {
+        const NAME: &[u8] = br#""collapse_key":"#;
+        let at = self.0.windows(NAME.len()).rposition(|bytes| bytes == NAME);
+        at.is_some_and(|at| !self.0[at + NAME.len()..].starts_with(b"null"))
+    }
+
     /// Whether it is empty (it never is).
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -353,6 +361,18 @@ mod tests {
             text(&read(None, &Stream::Everyone, &Marked::UpTo(Seq(119)), 0, 46)),
             r#"{"type":"read","stream":"everyone","ids":[],"up_to":119,"unread":0,"version":46}"#
         );
+    }
+
+    #[test]
+    fn a_tail_knows_its_own_collapse_key_from_one_in_its_data() {
+        let tail = |data: &str, key: &str| {
+            Tail::of(
+                format!(r#"{{"id":"x","data":{data},"collapse_key":{key},"created_at":"t"}}"#).as_bytes(),
+            )
+        };
+        assert!(tail("{}", r#""order-42""#).has_collapse_key());
+        assert!(!tail(r#"{"collapse_key":"other"}"#, "null").has_collapse_key());
+        assert!(!Tail::of(b"{}").has_collapse_key());
     }
 
     #[test]
