@@ -112,9 +112,14 @@ impl Device {
         let (claims, peer) = (self.claims(), SocketAddr::from(([127, 0, 0, 1], 9)));
         let (delivery, outlet) = (Arc::clone(&node.delivery), Arc::clone(line));
         let (freezer, clock, stage) = (node.freezer.clone(), node.clock.clone(), self.stage.clone());
+        let door = Arc::clone(&node.door);
         tokio::spawn(async move {
             freezer.thawed().await;
-            let accepted_at = clock.now();
+            let accepted_at = {
+                let _first = door.lock().await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                clock.now()
+            };
             stage.pause(0..=20).await;
             freezer.thawed().await;
             let attach = Attach { claims, hello, peer, accepted_at };

@@ -220,6 +220,13 @@ impl Ledger {
         log.entries.range(after + 1..=to).filter_map(missing).collect()
     }
 
+    /// Whether something is there up to `to` that is for a holder that has nothing yet.
+    pub fn has_due(&self, holder: &Holder, stream: &Stream, epoch: Epoch, to: u64, now: UnixMillis) -> bool {
+        let none = Got::new(epoch, 0);
+        let Some(log) = self.log(stream, epoch) else { return false };
+        log.entries.range(..=to).any(|(_, kept)| self.is_due(holder, &none, kept, now))
+    }
+
     /// Entries that retention removed without the holder having got them or been told.
     pub fn gone_untold(&self, holder: usize, stream: &Stream, now: UnixMillis) -> Vec<u64> {
         let holder = &self.holders[holder];

@@ -162,6 +162,12 @@ impl Presence for ModelPresence {
         node: &NodeId,
         ttl: Duration,
     ) -> Result<(), PresenceError> {
+        if self.plan.plant == Plant::AssumedRoute && !topics.is_empty() {
+            let known: Vec<TopicName> =
+                self.known.lock().expect("no panic under it").iter().cloned().collect();
+            let left: Vec<TopicName> = known.into_iter().filter(|topic| !topics.contains(topic)).collect();
+            self.store.announce_topics(&left, node, Duration::ZERO).await?;
+        }
         self.call(self.store.refresh(members, topics, node, ttl)).await
     }
 

@@ -20,9 +20,10 @@ impl Store {
     fn check_delivered(&self, ledger: &Ledger, one: &Delivered) {
         let stream = Stream::User(one.user.clone());
         let acked = ledger.holders.iter().filter(|holder| holder.user == one.user).any(|holder| {
-            let got = holder.got.get(&stream).filter(|got| got.epoch == one.epoch);
-            got.is_some_and(|got| {
-                got.received.contains(&one.seq.0) && (holder.auto || one.seq.0 <= got.acked)
+            holder.got.get(&stream).is_some_and(|got| {
+                // What it had of another life of the stream is forgotten here.
+                got.epoch != one.epoch
+                    || got.received.contains(&one.seq.0) && (holder.auto || one.seq.0 <= got.acked)
             })
         });
         // Whoever names no device begins anew with each connection: the ledger has forgotten what it had.

@@ -51,6 +51,8 @@ pub struct Node {
     pub clock: Clock,
     /// It stands still while this is on.
     pub freezer: Freezer,
+    /// Connections are accepted one after the other, a millisecond each.
+    pub door: Arc<tokio::sync::Mutex<()>>,
     /// Fires at `kill -9`: nothing that it asks for is answered any more.
     pub death: CancellationToken,
     /// Ends its tasks.
@@ -99,8 +101,18 @@ impl Node {
         };
         let (claim, ttl) = (Arc::clone(&parts.presence), parts.settings.lease_ttl);
         let delivery = Delivery::new(parts, lease(id, life));
-        let node =
-            Self { id: id.clone(), delivery, publishing, router, inbox, clock, freezer, death, cancel };
+        let node = Self {
+            id: id.clone(),
+            delivery,
+            publishing,
+            router,
+            inbox,
+            clock,
+            freezer,
+            door: Arc::default(),
+            death,
+            cancel,
+        };
         // As the composition root does before anything runs.
         while !matches!(claim.lease(&lease(id, life), ttl, true).await, Ok(Lease::Kept | Lease::Renewed)) {
             shared.stage.say(format_args!("{id}: no lease yet"));

@@ -91,7 +91,7 @@ pub enum Plant {
     HastyAnnounce,
     /// An announce of a topic is answered at once if another for it is in flight.
     UnawaitedRoute,
-    /// A topic that a node announced once is not announced again when it is followed again.
+    /// A topic that nobody follows is withdrawn, and not announced again when somebody does.
     AssumedRoute,
     /// A goodbye removes whatever connection the device has.
     LateGoodbye,

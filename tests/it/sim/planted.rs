@@ -83,8 +83,8 @@ const UNSURE: Plan = Plan {
     answer_within: Plan::STORM.answer_within,
     ..Plan::CALM.in_weather(Weather { failing: 3, ..Weather::CALM })
 };
-/// So long that routes run out which nobody refreshes.
-const LONG: Plan = Plan { active: Duration::from_secs(60), ..Plan::CALM };
+/// So long that topics are left and followed again.
+const LONG: Plan = Plan { active: Duration::from_secs(24), ..Plan::CALM };
 
 #[test]
 fn a_session_that_forgets_what_was_offered_during_a_read_stalls() {

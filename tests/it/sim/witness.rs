@@ -117,7 +117,8 @@ impl Witness {
         }
     }
 
-    /// A user's first device begins at the floor; so does, with a gap, who comes with a place of an earlier life.
+    /// A user's first device passes nothing that is there; who comes with a place of an earlier life begins at
+    /// the floor, with a gap.
     fn check_start(&self, stream: &Stream, epoch: Epoch, from: u64, resumed: bool, gap: bool) {
         let wrong = {
             let ledger = self.lock();
@@ -128,7 +129,8 @@ impl Witness {
             let is_new = !holder.got.contains_key(stream) && !self.anonymous && !resumed;
             let is_first = is_new && alone && matches!(stream, Stream::User(_));
             let is_of_before = resumed && holder.got.get(stream).is_some_and(|got| got.epoch != epoch);
-            (is_first || is_of_before) && from > floor || is_of_before && !gap
+            is_of_before && (from > floor || !gap)
+                || is_first && ledger.has_due(holder, stream, epoch, from, self.stage.now())
         };
         if wrong {
             self.find(
@@ -243,7 +245,9 @@ impl Witness {
         if kept.is_expired(sent_at) {
             self.find(Kind::Stale, format_args!("{stream} {seq} had expired when it was sent"));
         }
+        // A node's tail of a shared stream may bring what ended, and what ended it after it.
         if let Some((how, at)) = kept.ended
+            && !stream.is_shared()
             && sent_at > at.after(self.stale_after)
         {
             self.find(Kind::Stale, format_args!("{stream} {seq} was {how:?} at {at}"));
