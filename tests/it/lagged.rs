@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cluster::QUICK;
+use crate::support::backends::http_client;
 use crate::support::client::{Frame, Notification, TestClient};
 use crate::support::cluster::TestCluster;
 use crate::support::publisher::Publisher;
@@ -176,6 +177,43 @@ async fn what_expired_while_a_session_was_held_back_is_sent_neither_from_a_page_
         assert_eq!(data(&rest), [8], "{stream}");
         client.ack(stream, rest[0].seq.expect("it is stored")).await;
         client.expect_silence(QUIET).await;
+        client.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_replaced_or_cancelled_while_a_session_was_held_back_is_not_sent_from_a_page_nor_from_a_tail()
+ {
+    let node = TestNode::start_with(&[("gateway.window_entries", "4")]).await;
+    let publisher = node.publisher();
+    for (user, stream, to) in
+        [("alice", "user", json!({"users": ["alice"]})), ("bob", "topic:news", json!({"topic": "news"}))]
+    {
+        let token = node.credentials.user_token(user);
+        let hello = json!({"device": "tv", "topics": ["news"]});
+        let mut client = TestClient::connect(&node.process.ws_url(), &token, hello).await;
+        client.expect_welcome().await;
+        publish(&publisher, &to, 1..=4).await;
+        let first = received(&mut client, 4).await;
+        let cancelled = publisher.publish(&json!({"to": to, "data": 5})).await.body["id"].clone();
+        for number in 6..=8 {
+            publisher.publish(&json!({"to": to, "data": number, "collapse_key": "score"})).await;
+        }
+        let url = format!(
+            "{}/v1/notifications/{}",
+            node.process.http_url(),
+            cancelled.as_str().expect("it has an id")
+        );
+        let answer = http_client()
+            .delete(url)
+            .bearer_auth(&node.credentials.publisher_key)
+            .send()
+            .await
+            .expect("an answer");
+        assert_eq!(answer.status().as_u16(), 200);
+        client.ack(stream, first[3].seq.expect("it is stored")).await;
+        let rest = received(&mut client, 1).await;
+        assert_eq!(data(&rest), [8], "{stream}: neither what was cancelled nor what was replaced");
         client.close().await;
     }
 }
