@@ -260,7 +260,8 @@ async fn beside(
     }
     let took = start.elapsed();
     waits.sort_unstable();
-    let (median, longest) = (waits.get(waits.len() / 2), waits.last());
+    let median = waits.get(waits.len() / 2).copied().unwrap_or_default();
+    let longest = waits.last().copied().unwrap_or_default();
     println!(
         "{what} of {REMOVED} entries took {took:.1?}; beside it {} appends, median {median:.1?}, longest {longest:.1?}",
         waits.len()

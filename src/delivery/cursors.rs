@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::Delivery;
 use super::heads::spread;
@@ -162,12 +162,13 @@ impl Delivery {
             if let Err(error) = self.inbox.commit(group.to_vec()).await {
                 failed += group.len();
                 self.cursors.put_back(group);
-                warn!(%error, "{} cursors were not committed and are tried again", group.len());
+                // That the inbox is away is told elsewhere, once.
+                debug!(%error, "{} cursors were not committed and are tried again", group.len());
             }
         }
         for group in seen.chunks(GROUP) {
             if let Err(error) = self.inbox.seen(group.to_vec()).await {
-                warn!(%error, "last-seen times were not written");
+                debug!(%error, "last-seen times were not written");
             }
         }
         failed

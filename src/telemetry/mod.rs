@@ -34,7 +34,9 @@ pub enum TelemetryError {
 pub fn start(directives: &str, format: Format) -> Result<(), TelemetryError> {
     // lapin's warnings show returned messages with their payload, and its errors are told again, as what
     // to change, by whoever called it: a refused start is one line.
-    let filter = EnvFilter::builder().parse(directives)?.add_directive("lapin=off".parse()?);
+    // sqlx warns of each connection that a lost PostgreSQL takes with it; that it is away is one line of ours.
+    let filter = EnvFilter::builder().parse(directives)?;
+    let filter = filter.add_directive("lapin=off".parse()?).add_directive("sqlx_core::pool=error".parse()?);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         Format::Human => {

@@ -205,3 +205,31 @@ async fn a_restored_store_sends_every_connection_away_to_come_back_with_a_gap() 
     })
     .await;
 }
+
+#[tokio::test]
+async fn what_devices_acknowledge_becomes_a_receipt_also_without_a_name_and_counted_in_shared_streams() {
+    let node = TestNode::start().await;
+    let mut phone = connected(&node, json!({"device": "phone"})).await;
+    let mut nameless = connected(&node, json!({"ack": "manual"})).await;
+    let own = publish(&node, &json!({"users": ["alice"]}), 1).await;
+    let silent = publish(&node, &json!({"users": ["alice"]}), 2).await;
+    let shared = publish(&node, &json!({"everyone": true}), 3).await;
+    for client in [&mut phone, &mut nameless] {
+        for _ in 0..3 {
+            client.expect_notification().await;
+        }
+    }
+    nameless.ack("user", 1).await;
+    phone.ack("everyone", 1).await;
+    nameless.ack("everyone", 1).await;
+    let delivered = async |id: &str| {
+        let url = format!("{}/v1/notifications/{id}", node.process.http_url());
+        let answer = http_client().get(url).bearer_auth(&node.credentials.publisher_key).send().await;
+        let text = answer.expect("an answer").text().await.expect("a body");
+        let receipt: Value = serde_json::from_str(&text).expect("JSON");
+        receipt["counts"]["delivered"].as_u64().unwrap_or_else(|| panic!("{receipt}"))
+    };
+    eventually(DEADLINE, "one device of the user", async || delivered(&own).await == 1).await;
+    eventually(DEADLINE, "two devices of everyone", async || delivered(&shared).await == 2).await;
+    assert_eq!(delivered(&silent).await, 0);
+}

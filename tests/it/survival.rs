@@ -1,10 +1,12 @@
 //! One embedded node that is killed without a word: what it answered 202 is on its disk.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use fanfare::domain::UnixMillis;
 use serde_json::{Value, json};
 
 use crate::support::DEADLINE;
+use crate::support::backends::http_client;
 use crate::support::single::TestNode;
 
 const ALL: u64 = 300;
@@ -40,4 +42,81 @@ async fn what_a_killed_node_had_accepted_is_delivered_once_and_in_order_by_its_n
         assert_eq!(device.data("user"), all);
         assert_eq!(device.diary().gaps, []);
     }
+}
+
+/// How often the node is killed while things are replaced, cancelled, scheduled and read.
+const LIVES: u64 = 3;
+
+fn in_seconds(seconds: u64) -> UnixMillis {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is after 1970");
+    UnixMillis(u64::try_from(now.as_millis()).expect("a time of today")).after(Duration::from_secs(seconds))
+}
+
+/// Asks the node as a person or a publisher would; the answer must have this status.
+async fn ask(request: reqwest::RequestBuilder, status: u16) -> Value {
+    let answer = request.send().await.expect("an answer");
+    let (got, text) = (answer.status().as_u16(), answer.text().await.expect("a body"));
+    assert_eq!(got, status, "{text}");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[tokio::test]
+async fn what_a_killed_node_had_answered_stays_replaced_cancelled_scheduled_and_read() {
+    let mut node = TestNode::start().await;
+    let (client, url) = (http_client(), node.process.http_url());
+    let (key, token) = (node.credentials.publisher_key.clone(), node.credentials.user_token("bob"));
+    let publisher = node.publisher();
+    // Under load: somebody else's, all the time.
+    let load = tokio::spawn({
+        let publisher = publisher.clone();
+        async move {
+            for number in 0..ALL {
+                let body = json!({"to": {"users": ["carol"]}, "data": number});
+                publisher.publish_surely(&body, &format!("load-{number}"), Duration::from_secs(60)).await;
+            }
+        }
+    });
+    let (mut expected, mut cancelled) = (Vec::new(), Vec::new());
+    for life in 0..LIVES {
+        let to_bob = |what: &str| json!({"to": {"users": ["bob"]}, "data": format!("{what}-{life}")});
+        for what in ["first", "second", "last"] {
+            let mut body = to_bob(what);
+            body["collapse_key"] = "badge".into();
+            publisher.publish(&body).await;
+        }
+        let taken_back = publisher.publish(&to_bob("cancelled")).await.body["id"].clone();
+        let taken_back = format!("{url}/v1/notifications/{}", taken_back.as_str().expect("an id"));
+        ask(client.delete(&taken_back).bearer_auth(&key), 200).await;
+        cancelled.push(taken_back);
+        let read = publisher.publish(&to_bob("read")).await.body["id"].clone();
+        let marks = client.post(format!("{url}/v1/inbox/read")).bearer_auth(&token);
+        let marked = ask(marks.json(&json!({"ids": [read]})), 200).await;
+        let mut later = to_bob("scheduled");
+        later["deliver_at"] = in_seconds(2).to_string().into();
+        publisher.publish(&later).await;
+        node.process.process().kill();
+        node.process.restart().await;
+        let unread = ask(client.get(format!("{url}/v1/inbox/unread")).bearer_auth(&token), 200).await;
+        let version = |answer: &Value| answer["version"].as_u64().expect("a number");
+        assert!(version(&unread) >= version(&marked), "{unread} after {marked}");
+        expected.extend([format!("read-{life}"), format!("scheduled-{life}")]);
+    }
+    expected.push(format!("last-{}", LIVES - 1));
+    load.await.expect("everything is accepted in the end");
+
+    let mut bob = node.device("bob", "phone", &[]);
+    bob.received(Duration::from_secs(30), expected.len()).await;
+    let mut carol = node.device("carol", "phone", &[]);
+    carol.received(Duration::from_secs(30), usize::try_from(ALL).expect("a few")).await;
+    let mut got: Vec<String> =
+        bob.data("user").iter().map(|data| data.as_str().expect("a text").to_owned()).collect();
+    got.sort();
+    expected.sort();
+    assert_eq!(got, expected, "each once, and nothing that was replaced or cancelled");
+    for cancelled in cancelled {
+        let receipt = ask(client.get(cancelled).bearer_auth(&key), 200).await;
+        assert_eq!(receipt["status"], "cancelled");
+    }
+    let unread = ask(client.get(format!("{url}/v1/inbox/unread")).bearer_auth(&token), 200).await;
+    assert_eq!(unread["unread"], LIVES + 1, "what was scheduled, and the last of the replaced");
 }

@@ -315,7 +315,7 @@ async fn publishers_and_readers_go_on_while_much_is_removed(store: &Store) {
             published
         })
     };
-    let removed = store.inbox.retain_by_count(&[alice.clone()], 100).await;
+    let removed = store.inbox.retain_by_count(std::slice::from_ref(&alice), 100).await;
     assert_eq!(removed.expect("removed"), 2_900);
     done.store(true, Ordering::SeqCst);
     let published = publishing.await.expect("it ends");
