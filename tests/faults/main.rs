@@ -40,9 +40,6 @@ fn main() -> ExitCode {
     let rows = runtime.block_on(run(&names));
     let text = table(&rows);
     println!("\n{text}");
-    if let Ok(path) = std::env::var("FAULTS_TABLE") {
-        std::fs::write(&path, text).unwrap_or_else(|error| panic!("{path}: {error}"));
-    }
     let bad: Vec<&str> = rows.iter().filter(|row| !row.wrong.is_empty()).map(|row| row.name).collect();
     println!(
         "{} faults, {} went wrong{}{}",
@@ -82,6 +79,10 @@ async fn run(names: &[String]) -> Vec<Row> {
             println!("{}", stage.warnings());
         }
         rows.push(row);
+        // After each one: a run that is ended early leaves what it has found.
+        if let Ok(path) = std::env::var("FAULTS_TABLE") {
+            std::fs::write(&path, table(&rows)).unwrap_or_else(|error| panic!("{path}: {error}"));
+        }
     }
     rows
 }
