@@ -11,7 +11,7 @@ use crate::table::Row;
 
 /// Accepted before a fault begins, and again after all have everything: two seconds of load.
 const STEADY: u64 = 1_000;
-/// `delivery.head_check_ms` of the nodes, with the tenth that it is spread by and a second for the reads.
+/// `delivery.head_check_ms` of the nodes, and the time that the ten parts of a check themselves take on busy cores.
 const HEAD_CHECK: Duration = Duration::from_secs(34);
 /// When something is called stuck.
 const STUCK: Duration = Duration::from_secs(100);

@@ -25,7 +25,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// The pause before another try: `Retry-After` is one second, spread.
 const AGAIN: std::ops::Range<u64> = 200..1_200;
 /// How large a notification is that is to fill a window.
-const LARGE: usize = 32 * 1024;
+const LARGE: usize = 48 * 1024;
 
 /// What all publishers share.
 #[derive(Debug)]
