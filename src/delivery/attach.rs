@@ -19,12 +19,14 @@ use crate::inbox::{InboxError, Open, Opened, Resume, Unread};
 use crate::presence::Member;
 use crate::session::{Next, Place, Session};
 use crate::wire::client::ResumeAt;
-use crate::wire::control::Ask;
+use crate::wire::control::{Answer, Ask};
 use crate::wire::server::{self, ErrorCode, StreamState, Welcome};
 use crate::wire::{CloseCode, Hello};
 
 /// How long another node has to close a displaced connection.
 const DISPLACE_DEADLINE: Duration = Duration::from_secs(5);
+/// How many connections of a user are looked through; more than a user has devices.
+const MAX_OF_USER: u32 = 4_096;
 
 /// What a client asks for when it attaches.
 #[derive(Debug)]
@@ -227,12 +229,33 @@ impl Delivery {
                 // A client that gave up while it waited displaces nobody.
                 return;
             }
-            if other.connection > connection.id {
-                connection.bye(CloseCode::Displaced, None);
-                return;
+            match other.connection > connection.id {
+                true => self.give_way(connection, other),
+                false => self.ask_to_displace(other),
             }
-            self.ask_to_displace(other);
         }
+    }
+
+    /// Presence knows of a newer connection of the device. It may know it no better than that: its client may have
+    /// given up before its node came to it. So its node is asked, and only a living one displaces.
+    fn give_way(self: &Arc<Self>, connection: &Arc<Connection>, other: Member) {
+        let (delivery, connection) = (Arc::clone(self), Arc::clone(connection));
+        self.tracker.spawn(async move {
+            let ask = Ask::Connections { user: Some(connection.user.clone()), limit: MAX_OF_USER };
+            let newer = other.connection.to_string();
+            match delivery.ask(&other.node, &ask, DISPLACE_DEADLINE).await {
+                Ok(Answer::Connections { connections }) => {
+                    if connections.iter().any(|one| one.connection == newer) {
+                        connection.bye(CloseCode::Displaced, None);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    // A node that does not answer may be gone; if it lives, it asks for this one to be closed.
+                    debug!(%error, node.id = %other.node, connection.id = %other.connection, "a newer connection was not found");
+                }
+            }
+        });
     }
 
     fn ask_to_displace(self: &Arc<Self>, other: Member) {

@@ -227,7 +227,10 @@ impl Follow {
             return Next::Read;
         }
         if self.position < page.floor {
-            act(Step::Gap { from: self.position.next(), to: page.floor });
+            let from = self.position.next();
+            act(Step::Gap { from, to: page.floor });
+            // Until a later ack says that the client heard of it, the cursor stays before it: so it is told again.
+            self.sent.push(Offered { seq: from, device: None, expired: false, bytes: 0, receipt: false });
             self.position = page.floor;
         }
         for (index, entry) in page.entries.iter().enumerate() {

@@ -186,7 +186,7 @@ impl Session {
     /// Forgets a stream. Returns where its cursor stood.
     pub fn unfollow(&mut self, stream: &Stream) -> Option<(Epoch, Seq)> {
         let at = self.follows.iter().position(|follow| follow.stream() == stream)?;
-        self.follows.swap_remove(at).cursor()
+        self.follows.swap_remove(at).take_moved()
     }
 
     /// Whether `stream` is followed.
@@ -322,13 +322,13 @@ impl Session {
         self.follows.iter_mut().filter_map(stuck).collect()
     }
 
-    /// Where the cursors stand at the end: that of the user's own stream, and those of shared streams that an
-    /// ack has moved since [`Session::take_moved_shared`].
+    /// Where the cursors stand at the end that an ack has moved (of shared streams, since
+    /// [`Session::take_moved_shared`]). A place that a session was only given is no acknowledgement: its client may
+    /// not have heard of the gap before it.
     pub fn cursors(&self) -> impl Iterator<Item = (&Stream, Epoch, Seq)> {
-        let worth_it = |follow: &&Follow| !follow.stream().is_shared() || follow.has_moved();
         self.follows
             .iter()
-            .filter(worth_it)
+            .filter(|follow| follow.has_moved())
             .filter_map(|follow| follow.cursor().map(|(epoch, seq)| (follow.stream(), epoch, seq)))
     }
 

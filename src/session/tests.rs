@@ -131,8 +131,33 @@ fn a_resumed_place_is_not_acknowledged_before_the_client_says_so() {
     session.open(&own, Place { epoch: EPOCH, position: Seq(9), acked: false });
     session.begin_read(&own);
     assert_eq!(session.page(&own, view(9, &[], 9, 9), |_| Flow::Open), Next::Wait);
-    assert_eq!(session.cursors().next().map(|(_, _, seq)| seq), Some(Seq(0)));
+    assert_eq!(session.cursors().count(), 0);
     assert_eq!(session.ack(&own, Seq(9), |_, _| {}).map(|acked| acked.cursor), Ok(Seq(9)));
+}
+
+#[test]
+fn a_place_that_was_only_given_is_no_cursor_until_an_ack_moves_it() {
+    let mut session = live_at(5);
+    assert_eq!(session.cursors().count(), 0, "its client may not have heard of a gap before it");
+    assert_eq!(session.offer(&stream(), EPOCH, entry(6)), Verdict::Send);
+    ack(&mut session, 6).expect("it was sent");
+    assert_eq!(session.cursors().map(|(_, _, seq)| seq).collect::<Vec<_>>(), [Seq(6)]);
+}
+
+#[test]
+fn a_gap_that_nobody_acknowledged_is_not_passed_by_the_cursor() {
+    let mut session = live_at(5);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(6)), Verdict::Send);
+    ack(&mut session, 6).expect("it was sent");
+    assert_eq!(session.offer(&stream(), EPOCH, entry(9)), Verdict::Read);
+    session.begin_read(&stream()).expect("a gap is read");
+    let page = PageView { floor: Seq(9), ..view(6, &[], 9, 9) };
+    let (told, _) = steps(&mut session, page);
+    assert_eq!(told.first(), Some(&Step::Gap { from: Seq(7), to: Seq(9) }));
+    let cursor = |session: &Session| session.cursors().map(|(_, _, seq)| seq).collect::<Vec<_>>();
+    assert_eq!(cursor(&session), [Seq(6)], "the client may have gone before it heard of it");
+    ack(&mut session, 9).expect("the position is there");
+    assert_eq!(cursor(&session), [Seq(9)]);
 }
 
 #[test]

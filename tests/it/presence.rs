@@ -92,9 +92,9 @@ async fn a_connection_is_displaced_listed_and_closed_from_the_other_node() {
 #[tokio::test]
 async fn a_hello_that_comes_late_displaces_no_connection_that_was_made_after_it() {
     let cluster = TestCluster::start().await;
-    let token = cluster.credentials.user_token("alice");
     let hello = json!({"device": "phone"});
-    for node in 0..cluster.nodes.len() {
+    for (node, user) in ["alice", "bob"].into_iter().enumerate() {
+        let token = cluster.credentials.user_token(user);
         let early = TestClient::dial(&cluster.nodes[node].ws_url(), &token).await;
         let mut early = early.expect("an upgrade");
         let mut later = TestClient::connect(&cluster.nodes[1].ws_url(), &token, hello.clone()).await;
@@ -109,7 +109,7 @@ async fn a_hello_that_comes_late_displaces_no_connection_that_was_made_after_it(
         });
         assert_eq!(ended.await, 4500, "on node {node}");
         let publisher = Publisher::new(&cluster.nodes[0].http_url(), &cluster.credentials);
-        publisher.publish(&json!({"to": {"users": ["alice"]}, "data": node})).await;
+        publisher.publish(&json!({"to": {"users": [user]}, "data": node})).await;
         assert_eq!(later.expect_notification().await.notification["data"], node);
     }
 }
