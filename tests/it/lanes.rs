@@ -73,13 +73,16 @@ async fn latencies(backend: &Backend, device: &mut Device) -> Vec<Duration> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn urgent_ones_arrive_while_thousands_of_low_ones_wait() {
-    let cluster = TestCluster::start().await;
+    let mut cluster = TestCluster::start().await;
     let backend = Backend::of(&cluster).await;
     let mut device = cluster.device_on(0, "alice", "phone", &[]);
     device.connected(DEADLINE, 1).await;
     let alone = latencies(&backend, &mut device).await;
+    // The nodes stand still meanwhile, so that however quick they are there is a backlog.
+    cluster.nodes.iter_mut().for_each(|node| node.process().signal("STOP"));
     backend.publish("low", (0..LOW).map(|number| to(&format!("bulk-{}", number % 500), json!(number)))).await;
     let before = backend.waiting("fanfare.ingress.low").await;
+    cluster.nodes.iter_mut().for_each(|node| node.process().signal("CONT"));
     let beside = latencies(&backend, &mut device).await;
     let after = backend.waiting("fanfare.ingress.low").await;
     let (alone, beside) = (alone[HIGH / 2], beside[HIGH / 2]);
