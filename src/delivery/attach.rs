@@ -251,7 +251,8 @@ impl Delivery {
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    // A node that does not answer may be gone; if it lives, it asks for this one to be closed.
+                    // A node that does not answer may be gone. If it lives, both connections stay until one of them
+                    // is announced anew: doubles, which clients drop by seq, rather than a device without any.
                     debug!(%error, node.id = %other.node, connection.id = %other.connection, "a newer connection was not found");
                 }
             }
