@@ -10,6 +10,7 @@
 mod books;
 mod device;
 mod freeze;
+mod habits;
 mod held;
 mod ledger;
 mod line;

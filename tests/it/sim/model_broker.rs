@@ -136,7 +136,9 @@ impl Exchange {
         tokio::spawn(async move {
             exchange.stage.pause(0..=3).await;
             way.from.thawed().await;
-            let Some(message) = exchange.lock().leaving.remove(&number) else { return };
+            let Some(message) = exchange.lock().leaving.remove(&number) else {
+                return;
+            };
             exchange.stage.trip().await;
             exchange.alarm.thawed().await;
             let into = exchange.lock().nodes.get(&way.to).map(|queues| queues.freezer.clone());
@@ -147,7 +149,9 @@ impl Exchange {
                 let inner = exchange.lock();
                 (inner.nodes.get(&way.to).map(|queues| queues.envelopes.clone()), inner.away)
             };
-            let Some(queue) = queue.filter(|_| !away) else { return };
+            let Some(queue) = queue.filter(|_| !away) else {
+                return;
+            };
             let to = &way.to;
             exchange.stage.say(format_args!("broker: message {number} to {to}, {} bytes", message.len()));
             let _ = queue.send(message.freeze()).await;
