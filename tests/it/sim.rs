@@ -129,6 +129,13 @@ fn nodes_whose_clocks_are_a_second_apart_lose_and_double_nothing() {
 }
 
 #[test]
+fn whatever_fails_alone_ends_well() {
+    for (name, plan) in planted::UNPLANTED {
+        hold("whatever_fails_alone_ends_well", name, plan);
+    }
+}
+
+#[test]
 fn a_seed_replays_to_the_last_word() {
     for seed in [1, 2, 3] {
         for plan in [Plan::STORM, Plan::CALM, Plan::FROZEN] {

@@ -79,11 +79,16 @@ impl Exchange {
 
     /// The broker goes away, with all that is in its transient queues, or comes back.
     pub fn set_away(&self, away: bool) {
+        {
+            let mut inner = self.lock();
+            // One that was never away loses nothing, and nobody hears that it is back.
+            if inner.away == away {
+                return;
+            }
+            inner.away = away;
+            inner.leaving.clear();
+        }
         self.stage.say(format_args!("broker: away {away}"));
-        let mut inner = self.lock();
-        inner.away = away;
-        inner.leaving.clear();
-        drop(inner);
         if self.plan.plant != Plant::SilentOutage {
             self.health.send_replace(if away { Health::Down } else { Health::Up });
         }
@@ -91,6 +96,9 @@ impl Exchange {
 
     /// The memory alarm goes on or off. What is under way waits; some nodes know of it, new messages do not.
     pub fn set_blocked(&self, blocked: bool) {
+        if self.alarm.is_frozen() == blocked {
+            return;
+        }
         self.stage.say(format_args!("broker: blocked {blocked}"));
         self.alarm.set(blocked);
         self.health.send_replace(if blocked { Health::Blocked } else { Health::Up });
