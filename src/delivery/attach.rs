@@ -346,7 +346,7 @@ impl Delivery {
     ) {
         for (stream, opened) in streams.into_iter().zip(opened) {
             if stream.is_shared() {
-                self.shared.opened(&stream, opened.epoch, opened.head);
+                self.begin_shared(&stream, opened.epoch, opened.head);
             }
             if opened.position == opened.head && connection.begin_read(&stream).is_some() {
                 let page = crate::inbox::Page {

@@ -13,7 +13,7 @@ use super::parcel::Parcel;
 use crate::domain::{Epoch, Seq, Stream, TopicName, UnixMillis};
 use crate::inbox::{Audience, Entry, Page, Read};
 use crate::metrics::delivery::ReadLabels;
-use crate::session::ReadFrom;
+use crate::session::{Next, ReadFrom};
 use crate::wire::envelope::EntryRef;
 
 /// How many entries a tail holds, and how many early ones wait for a gap to close.
@@ -116,14 +116,14 @@ impl SharedStreams {
         Self { streams: Mutex::default(), intake, arrivals: Mutex::new(Some(arrivals)) }
     }
 
-    /// Somebody opened the stream when it stood at `head`: the node follows it from there, if not yet in this
-    /// life of it.
-    pub(super) fn opened(&self, stream: &Stream, epoch: Epoch, head: Seq) {
+    /// The node follows the stream from `head`, if not yet in this life of it. Returns whether that is new.
+    fn begin(&self, stream: &Stream, epoch: Epoch, head: Seq) -> bool {
         let mut streams = self.lock();
-        let shared = streams.entry(stream.clone()).or_insert_with(|| Shared::new(epoch, head));
-        if shared.epoch != epoch {
-            *shared = Shared::new(epoch, head);
+        let is_new = streams.get(stream).is_none_or(|shared| shared.epoch != epoch);
+        if is_new {
+            streams.insert(stream.clone(), Shared::new(epoch, head));
         }
+        is_new
     }
 
     /// Nobody here follows the topic any more.
@@ -156,6 +156,21 @@ impl SharedStreams {
 }
 
 impl Delivery {
+    /// Somebody opened the stream when it stood at `head`: the node follows it from there, and what is up to there
+    /// is offered to nobody any more. Whoever opened it earlier, and is welcomed later, has to come as far by a read.
+    pub(super) fn begin_shared(self: &Arc<Self>, stream: &Stream, epoch: Epoch, head: Seq) {
+        if !self.shared.begin(stream, epoch, head) {
+            return;
+        }
+        for connection in self.hub.readers(stream) {
+            match connection.with_session(|session| session.head(stream, epoch, head, Seq(0))) {
+                Next::Read => self.reader.want(&connection, stream.clone()),
+                Next::Reset => connection.reset(),
+                Next::Wait | Next::Lagged => {}
+            }
+        }
+    }
+
     /// Queues an item of a shared stream for the task that orders them.
     pub(super) fn queue_shared(&self, parcel: Parcel, expires_at: Option<UnixMillis>, entry: EntryRef) {
         if self.shared.intake.try_send(Arrived { parcel, expires_at, entry }).is_err() {
