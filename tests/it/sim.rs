@@ -5,7 +5,7 @@
 //! weather; the planted ones break a rule on purpose, and show that the simulation would notice.
 //!
 //! `FANFARE_SIM_SEEDS=5000` runs more seeds, `FANFARE_SIM_RUN=3` those of another numbered run;
-//! `FANFARE_SIM_SEED=17` replays one and prints its trace.
+//! `FANFARE_SIM_SEED=17` replays one and prints its trace; `FANFARE_SIM_PLAN=storm` runs only runs of that kind.
 
 mod books;
 mod device;
@@ -58,6 +58,9 @@ fn seeds() -> std::ops::Range<u64> {
 /// Runs the ordinary seeds of a plan on all cores, and fails with the command that replays the first bad one.
 #[track_caller]
 fn hold(test: &str, name: &str, plan: Plan) {
+    if std::env::var("FANFARE_SIM_PLAN").is_ok_and(|only| only != name) {
+        return;
+    }
     let (seeds, began) = (seeds(), std::time::Instant::now());
     let (next, entries, received) = (AtomicU64::new(seeds.start), AtomicU64::new(0), AtomicU64::new(0));
     let work = || -> Option<u64> {
@@ -98,7 +101,7 @@ fn report(test: &str, name: &str, seed: u64, outcome: &Outcome) -> String {
     let found: Vec<String> =
         outcome.findings.iter().map(|finding| format!("  {:?}: {}", finding.kind, finding.text)).collect();
     format!(
-        "seed {seed} ({name}) broke the guarantee:\n{}\nreplay: FANFARE_SIM_SEED={seed} cargo test --test it sim::{test} -- --exact --nocapture",
+        "seed {seed} ({name}) broke the guarantee:\n{}\nreplay: FANFARE_SIM_SEED={seed} FANFARE_SIM_PLAN='{name}' cargo test --test it sim::{test} -- --exact --nocapture",
         found.join("\n")
     )
 }

@@ -75,7 +75,7 @@ impl Device {
 
     async fn visit(&mut self, node: &Node) {
         self.connections += 1;
-        let name = format!("{}/{}#{}", self.user, self.label(), self.connections);
+        let name = self.name();
         let hello = self.hello();
         let resumed = hello.resume.keys().cloned().collect::<Vec<_>>();
         self.stage.say(format_args!("{name}: to {} with {resumed:?}", node.id));
@@ -109,7 +109,7 @@ impl Device {
         let (claims, peer) = (self.claims(), SocketAddr::from(([127, 0, 0, 1], 9)));
         let (delivery, outlet) = (Arc::clone(&node.delivery), Arc::clone(line));
         let (freezer, clock, stage) = (node.freezer.clone(), node.clock.clone(), self.stage.clone());
-        let door = Arc::clone(&node.door);
+        let (door, name) = (Arc::clone(&node.door), self.name());
         tokio::spawn(async move {
             freezer.thawed().await;
             let accepted_at = {
@@ -121,7 +121,10 @@ impl Device {
             freezer.thawed().await;
             let attach = Attach { claims, hello, peer, accepted_at };
             let ending = Arc::clone(&outlet);
-            let made = |connection: &Arc<Connection>| drop(made.send(Arc::clone(connection)));
+            let made = |connection: &Arc<Connection>| {
+                stage.say(format_args!("{name}: is {}", connection.id()));
+                drop(made.send(Arc::clone(connection)));
+            };
             if let Err(error) = delivery.attach(attach, outlet, made).await {
                 fanfare::delivery::outlet::Outlet::close(&*ending, error.close_code());
             }
@@ -143,8 +146,10 @@ impl Device {
         }
     }
 
-    fn label(&self) -> String {
-        self.device.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
+    /// Of its connection, for the trace.
+    fn name(&self) -> String {
+        let device = self.device.as_ref().map_or("-", DeviceId::as_str);
+        format!("{}/{device}#{}", self.user, self.connections)
     }
 
     fn claims(&self) -> UserClaims {

@@ -57,7 +57,9 @@ impl Device {
             visit.say(&format!(r#"{{"type":"unsubscribe","topic":"{left}"}}"#));
         }
         self.following.insert(topic.clone());
-        publisher::rush(&self.world, &Stream::Topic(topic.clone()), 700);
+        // While others follow it, too, or between what two of them read.
+        let within_ms = *self.stage.one_of(&[30, 700]);
+        publisher::rush(&self.world, &Stream::Topic(topic.clone()), within_ms);
         self.subscribe(visit, &topic);
     }
 

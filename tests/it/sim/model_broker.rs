@@ -212,6 +212,8 @@ impl Broker for ModelBroker {
 
     async fn request(&self, node: &NodeId, body: Bytes, deadline: Duration) -> Result<Bytes, ControlError> {
         self.freezer.thawed().await;
+        let asked = String::from_utf8_lossy(&body);
+        self.exchange.stage.say(format_args!("broker: {} asks {node} {asked}", self.node));
         self.exchange.stage.trip().await;
         if self.exchange.alarm.is_frozen() {
             return Err(ControlError::NotTaken);

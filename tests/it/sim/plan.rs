@@ -221,7 +221,7 @@ impl Plan {
     };
     /// The same with a topic that all follow for a while and then leave, so that its routes come and go.
     pub const FASHION: Self =
-        Self { active: Duration::from_secs(80), topics: 8, fashion: Some(4_000), rush: 30, ..Self::ARRIVING };
+        Self { active: Duration::from_secs(50), topics: 8, fashion: Some(4_000), rush: 30, ..Self::ARRIVING };
     /// The nodes' clocks are up to a second apart, as is allowed; nothing else is wrong.
     pub const SKEWED: Self =
         Self { weather: Weather { skew_ms: 1_000, ..Weather::CALM }, stale_after: NEVER, ..Self::CALM };

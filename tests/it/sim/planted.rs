@@ -61,7 +61,7 @@ const RESTORED: Plan = Plan::STORM.in_weather(Weather { restore: true, ..Weather
 /// earlier one missed. No periodic head check helps.
 const STAYING: Plan = Plan {
     weather: Weather { restless: false, ..Weather::CALM },
-    active: Duration::from_secs(120),
+    active: Duration::from_secs(90),
     pace_ms: 10_000,
     settle: Duration::from_secs(20),
     stale_after: Plan::STORM.stale_after,
