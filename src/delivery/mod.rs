@@ -27,6 +27,7 @@ mod attach;
 mod connection;
 mod control;
 mod cursors;
+mod displace;
 mod drain;
 mod feed;
 mod heads;
