@@ -12,7 +12,7 @@ use super::Delivery;
 use super::connection::{Connection, New};
 use super::outlet::Outlet;
 use crate::auth::UserClaims;
-use crate::domain::{ConnectionId, Seq, Stream, TopicName, UnixMillis};
+use crate::domain::{ConnectionId, Stream, TopicName, UnixMillis};
 use crate::inbox::{InboxError, Open, Opened, Resume, Unread};
 use crate::session::{Next, Place, Session};
 use crate::wire::client::ResumeAt;
@@ -116,7 +116,7 @@ impl Delivery {
                 return Err(error);
             }
         };
-        if !self.greet(&connection, &streams, &resume, &opened, degraded) {
+        if !self.greet(&connection, &streams, &opened, degraded) {
             // It may have gone before its announce had landed: take that back, too.
             self.detach(&connection);
             self.keeper.withdraw(connection.member(&self.node));
@@ -246,7 +246,6 @@ impl Delivery {
         &self,
         connection: &Arc<Connection>,
         streams: &[Stream],
-        resume: &[Option<ResumeAt>],
         opened: &[Opened],
         degraded: bool,
     ) -> bool {
@@ -272,8 +271,8 @@ impl Delivery {
             degraded,
         };
         connection.welcome(server::welcome(&welcome), own, |session| {
-            for ((stream, opened), resume) in streams.iter().zip(opened).zip(resume) {
-                session.open(stream, place(opened, resume.is_some()));
+            for (stream, opened) in streams.iter().zip(opened) {
+                session.open(stream, place(opened));
             }
         })
     }
@@ -326,6 +325,6 @@ pub(super) fn may_follow(claims: &UserClaims, topic: &TopicName) -> bool {
     claims.topics.iter().any(|pattern| pattern.matches(topic))
 }
 
-pub(super) fn place(opened: &Opened, resumed: bool) -> Place {
-    Place { epoch: opened.epoch, position: opened.position, acked: !resumed || opened.position == Seq(0) }
+pub(super) fn place(opened: &Opened) -> Place {
+    Place { epoch: opened.epoch, position: opened.position, cursor: opened.cursor }
 }
