@@ -251,7 +251,8 @@ impl Delivery {
         self.hub.len()
     }
 
-    /// After the broker came back, what it lost meanwhile has to be found.
+    /// While the broker is away only heads tell what others publish, and after it came back what it lost has to be
+    /// found.
     async fn watch_broker(self: Arc<Self>) {
         let mut health = self.broker.health();
         health.mark_unchanged();
@@ -261,10 +262,8 @@ impl Delivery {
                 () = self.cancel.cancelled() => return,
                 changed = health.changed() => if changed.is_err() { return },
             }
-            // Also when it was up: then this node's queue was lost and replaced.
-            if *health.borrow_and_update() == Health::Up {
-                self.check_heads_soon();
-            }
+            // Also when it is up as before: then this node's queue was lost and replaced.
+            self.check_heads_soon();
         }
     }
 }

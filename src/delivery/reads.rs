@@ -137,7 +137,9 @@ impl Connection {
         let frames = changes.iter().flat_map(|change| {
             pieces(&change.marked).into_iter().map(|marked| (change.stream.clone(), marked))
         });
-        for (stream, marked) in frames {
+        // What was marked may be gone since; the count and its version are told all the same.
+        let counts = changes.is_empty().then(|| (Stream::User(self.user.clone()), Marked::Ids(Vec::new())));
+        for (stream, marked) in frames.chain(counts) {
             let frame = server::read(None, &stream, &marked, now.unread, now.version);
             if self.outlet.push(frame) == Flow::Full {
                 state.session.congested();

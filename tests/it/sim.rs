@@ -10,6 +10,7 @@
 mod books;
 mod device;
 mod freeze;
+mod habits;
 mod held;
 mod ledger;
 mod line;
@@ -125,6 +126,13 @@ fn a_node_that_stood_still_for_longer_than_its_lease_loses_and_doubles_nothing()
 #[test]
 fn nodes_whose_clocks_are_a_second_apart_lose_and_double_nothing() {
     hold("nodes_whose_clocks_are_a_second_apart_lose_and_double_nothing", "skewed", Plan::SKEWED);
+}
+
+#[test]
+fn whatever_fails_alone_ends_well() {
+    for (name, plan) in planted::UNPLANTED {
+        hold("whatever_fails_alone_ends_well", name, plan);
+    }
 }
 
 #[test]

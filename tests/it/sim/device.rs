@@ -16,9 +16,11 @@ use fanfare::wire::{AckMode, CloseCode, Hello};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::ledger::Ledger;
 use super::line::{Line, Sent};
 use super::node::Node;
+use super::plan::Plan;
+use super::publisher;
+use super::scenario::World;
 use super::stage::{Kind, Stage};
 use super::visit::{Visit, brief, json};
 use super::witness::{Witness, number, text};
@@ -32,24 +34,17 @@ pub type Nodes = Arc<Mutex<BTreeMap<u64, Node>>>;
 
 /// One device of one user, or a client that names none.
 pub struct Device {
+    pub world: Arc<World>,
     pub stage: Stage,
-    pub ledger: Arc<Mutex<Ledger>>,
-    pub nodes: Nodes,
+    pub plan: Plan,
     /// Its place in the ledger.
     pub holder: usize,
     pub user: UserId,
     pub device: Option<DeviceId>,
     pub ack: AckMode,
-    pub topics: Vec<TopicName>,
     /// Topics that it wants to follow now.
     pub following: BTreeSet<TopicName>,
-    pub restless: bool,
-    pub may_be_restored: bool,
     pub connections: u64,
-    /// How many entries a node may send ahead of its acknowledgements.
-    pub window: usize,
-    /// How long after it ended something may still be under way to it.
-    pub stale_after: Duration,
 }
 
 impl Device {
@@ -58,7 +53,7 @@ impl Device {
         self.stage.pause(0..=4_000).await;
         loop {
             let node = {
-                let nodes = self.nodes.lock().expect("no panic under it");
+                let nodes = self.world.nodes.lock().expect("no panic under it");
                 let all: Vec<&Node> = nodes.values().collect();
                 (!all.is_empty()).then(|| (*self.stage.one_of(&all)).clone())
             };
@@ -88,21 +83,23 @@ impl Device {
         let line = Arc::new(Line::new(high_water, node.freezer.clone(), node.clock.clone()));
         let mut witness = Witness {
             stage: self.stage.clone(),
-            ledger: Arc::clone(&self.ledger),
+            ledger: Arc::clone(&self.world.shared.store.ledger),
             name,
             holder: self.holder,
             user: self.user.clone(),
             anonymous: self.device.is_none(),
-            window: (self.ack == AckMode::Manual).then_some(self.window),
-            stale_after: self.stale_after,
+            window: (self.ack == AckMode::Manual).then_some(self.world.shared.window.entries),
+            stale_after: self.plan.stale_after,
             resumed: Vec::new(),
             standing: BTreeMap::new(),
         };
         witness.resumed = resumed.iter().map(|name| witness.stream(name)).collect();
-        self.ledger.lock().expect("no panic under it").follows.remove(&self.holder);
+        self.world.shared.store.lock().follows.remove(&self.holder);
+        publisher::rush(&self.world, &Stream::User(self.user.clone()), 80);
         if let Some(connection) = self.connect(node, hello, &line).await {
             self.stay(Visit::new(line, connection, witness, node.freezer.clone()), node).await;
         }
+        self.world.shared.store.lock().open.remove(&self.holder);
     }
 
     /// In a task of its own, as the gateway does it; an attach that fails closes its socket. A node that stands
@@ -168,7 +165,7 @@ impl Device {
         hello.topics = self.following.iter().filter(|_| self.stage.chance(70)).cloned().collect();
         // A place for all streams, for some, or none: then the stored cursors decide.
         let share = *self.stage.one_of(&[0, 0, 50, 100]);
-        let ledger = self.ledger.lock().expect("no panic under it");
+        let ledger = self.world.shared.store.lock();
         for (stream, got) in &ledger.holders[self.holder].got {
             if self.stage.chance(share) {
                 let at = ResumeAt { epoch: got.epoch, seq: Seq(got.position) };
@@ -184,7 +181,7 @@ impl Device {
         let mut quiet = self.stage.quiet().is_cancelled();
         let stay = if self.stage.chance(20) { self.stage.pick(1..=30) } else { self.stage.pick(10..=15_000) };
         let stay = Duration::from_millis(stay);
-        let mut until = Instant::now() + if quiet || !self.restless { far } else { stay };
+        let mut until = Instant::now() + if quiet || !self.plan.weather.restless { far } else { stay };
         let mut stalled_until = Instant::now();
         let mut act_at = Instant::now() + Duration::from_millis(self.stage.pick(1..=1_500));
         loop {
@@ -211,14 +208,14 @@ impl Device {
                     act_at = Instant::now() + Duration::from_millis(self.stage.pick(50..=2_500));
                     if quiet {
                         self.want_everything(&mut visit);
-                    } else if self.stage.chance(15) && self.restless {
+                    } else if self.stage.chance(15) && self.plan.weather.restless && !self.plan.keen {
                         stalled_until = Instant::now() + Duration::from_millis(self.stage.pick(50..=4_000));
                     } else if self.stage.chance(25) {
                         self.mark_something(&mut visit);
                     } else {
                         self.change_its_mind(&mut visit);
                     }
-                    self.acknowledge(&mut visit, quiet);
+                    self.acknowledge(&mut visit, quiet || self.plan.keen);
                 }
                 () = visit.line.stirred.notified(), if stalled_until <= now => {
                     if !self.read(&mut visit, quiet).await {
@@ -253,16 +250,19 @@ impl Device {
         if self.stage.chance(20) {
             self.stage.pause(1..=30).await;
         }
+        let all = quiet || self.plan.keen;
         while let Some(sent) = visit.line.next() {
             self.take(visit, &sent);
-            if self.stage.chance(if quiet { 100 } else { 25 }) {
-                self.acknowledge(visit, quiet);
+            if self.stage.chance(if all { 100 } else { 25 }) {
+                self.acknowledge(visit, all);
             }
         }
         if visit.line.take_drained() {
             visit.connection.on_drained();
         }
-        let Some(code) = visit.line.closed() else { return true };
+        let Some(code) = visit.line.closed() else {
+            return true;
+        };
         self.stage.say(format_args!("{}: {}", visit.witness.name, code.reason()));
         if code == CloseCode::Displaced {
             self.stage.find(Kind::Displaced, format_args!("{} is the newest", visit.witness.name));
@@ -304,105 +304,5 @@ impl Device {
             },
             _ => {}
         }
-    }
-
-    /// Acknowledges some of what it has; all of it when everything is to end well.
-    fn acknowledge(&self, visit: &mut Visit, all: bool) {
-        if self.ack == AckMode::Auto {
-            return;
-        }
-        let standing: Vec<_> =
-            visit.witness.standing.iter().map(|(s, at)| (s.clone(), at.acked, at.last)).collect();
-        for (stream, acked, last) in standing {
-            if acked >= last || !(all || self.stage.chance(60)) {
-                continue;
-            }
-            let seq = if all { last } else { self.stage.pick(acked + 1..=last) };
-            visit.witness.acknowledges(&stream, seq);
-            let ack = format!(r#"{{"type":"ack","stream":"{}","seq":{seq}}}"#, stream.client_name());
-            visit.say(&ack);
-        }
-    }
-
-    fn change_its_mind(&mut self, visit: &mut Visit) {
-        if !visit.welcomed || self.topics.is_empty() || !visit.asked.is_empty() || !self.restless {
-            return;
-        }
-        let topic = self.stage.one_of(&self.topics).clone();
-        if self.following.contains(&topic) && self.stage.chance(40) {
-            self.following.remove(&topic);
-            let frame = format!(r#"{{"type":"unsubscribe","topic":"{topic}"}}"#);
-            visit.say(&frame);
-        } else {
-            self.following.insert(topic.clone());
-            self.subscribe(visit, &topic);
-        }
-    }
-
-    /// What is to be followed in the end is followed.
-    fn want_everything(&mut self, visit: &mut Visit) {
-        if !visit.welcomed || !visit.asked.is_empty() {
-            return;
-        }
-        for topic in self.following.clone() {
-            self.subscribe(visit, &topic);
-        }
-    }
-
-    fn subscribe(&self, visit: &mut Visit, topic: &TopicName) {
-        if visit.witness.standing.contains_key(&Stream::Topic(topic.clone())) {
-            return;
-        }
-        let id = visit.frames * 100 + visit.asked.len() as u64;
-        let since = self.since(topic);
-        visit.asked.insert(id, since.is_some());
-        let since = since.map_or_else(String::new, |seq| format!(r#","since":{seq}"#));
-        let frame = format!(r#"{{"type":"subscribe","id":{id},"topic":"{topic}"{since}}}"#);
-        visit.say(&frame);
-    }
-
-    /// Its user has read something, or all up to somewhere.
-    fn mark_something(&self, visit: &mut Visit) {
-        let streams: Vec<&Stream> = visit.witness.standing.keys().collect();
-        // Mostly in its own stream.
-        let Some(stream) = (if self.stage.chance(70) {
-            streams.iter().copied().find(|stream| matches!(stream, Stream::User(_)))
-        } else {
-            streams.first().copied()
-        }) else {
-            return;
-        };
-        let known = {
-            let ledger = self.ledger.lock().expect("no panic under it");
-            let holder = &ledger.holders[self.holder];
-            let Some(got) = holder.got.get(stream) else { return };
-            let Some(log) = ledger.log(stream, got.epoch) else { return };
-            let seen = got.received.iter().rev().take(6);
-            seen.filter_map(|seq| Some((*seq, log.ever(*seq)?.id))).collect::<Vec<_>>()
-        };
-        if known.is_empty() {
-            return;
-        }
-        let (seq, id) = self.stage.one_of(&known);
-        let what = match self.stage.chance(30) {
-            true => format!(r#""up_to":{seq}"#),
-            false => format!(r#""ids":["{id}"]"#),
-        };
-        let number = 1_000_000 + visit.frames;
-        let name = stream.client_name();
-        let frame = format!(r#"{{"type":"read","id":{number},"stream":"{name}",{what}}}"#);
-        visit.say(&frame);
-    }
-}
-
-impl Device {
-    /// A place without an epoch, which only means something in a store that is never restored.
-    fn since(&self, topic: &TopicName) -> Option<u64> {
-        if self.may_be_restored || self.stage.chance(60) {
-            return None;
-        }
-        let ledger = self.ledger.lock().expect("no panic under it");
-        let got = ledger.holders[self.holder].got.get(&Stream::Topic(topic.clone()))?;
-        Some(got.position)
     }
 }

@@ -35,6 +35,8 @@ pub struct Kept {
     pub ended: Option<(Ended, UnixMillis)>,
     /// The version of the read mark (own streams).
     pub read: Option<(u64, u64)>,
+    /// When it was committed.
+    pub entered_at: UnixMillis,
     /// From when a stale replica has it, and from when reads see it at all.
     pub replicated_at: UnixMillis,
 }
@@ -155,6 +157,8 @@ pub struct Ledger {
     pub holders: Vec<Holder>,
     /// The topics that each holder's connection follows now.
     pub follows: BTreeMap<usize, BTreeSet<TopicName>>,
+    /// The streams that each holder's connection has open now, and since when.
+    pub open: BTreeMap<usize, BTreeMap<Stream, UnixMillis>>,
     /// What publishers were told is accepted, in which life.
     pub accepted: BTreeMap<NotificationId, Epoch>,
     /// How far clocks may be apart: so much earlier an entry may count as expired.
@@ -171,6 +175,7 @@ impl Ledger {
             backup: None,
             holders: Vec::new(),
             follows: BTreeMap::new(),
+            open: BTreeMap::new(),
             accepted: BTreeMap::new(),
             margin,
         }
@@ -209,8 +214,12 @@ impl Ledger {
     /// Entries in `after..=to` that the holder is to get and has not got, but those that it was told are gone.
     pub fn missing(&self, holder: usize, stream: &Stream, after: u64, to: u64, now: UnixMillis) -> Vec<u64> {
         let holder = &self.holders[holder];
-        let Some(got) = holder.got.get(stream) else { return Vec::new() };
-        let Some(log) = self.log(stream, got.epoch) else { return Vec::new() };
+        let Some(got) = holder.got.get(stream) else {
+            return Vec::new();
+        };
+        let Some(log) = self.log(stream, got.epoch) else {
+            return Vec::new();
+        };
         if after >= to {
             return Vec::new();
         }
@@ -223,15 +232,21 @@ impl Ledger {
     /// Whether something is there up to `to` that is for a holder that has nothing yet.
     pub fn has_due(&self, holder: &Holder, stream: &Stream, epoch: Epoch, to: u64, now: UnixMillis) -> bool {
         let none = Got::new(epoch, 0);
-        let Some(log) = self.log(stream, epoch) else { return false };
+        let Some(log) = self.log(stream, epoch) else {
+            return false;
+        };
         log.entries.range(..=to).any(|(_, kept)| self.is_due(holder, &none, kept, now))
     }
 
     /// Entries that retention removed without the holder having got them or been told.
     pub fn gone_untold(&self, holder: usize, stream: &Stream, now: UnixMillis) -> Vec<u64> {
         let holder = &self.holders[holder];
-        let Some(got) = holder.got.get(stream) else { return Vec::new() };
-        let Some(log) = self.log(stream, got.epoch) else { return Vec::new() };
+        let Some(got) = holder.got.get(stream) else {
+            return Vec::new();
+        };
+        let Some(log) = self.log(stream, got.epoch) else {
+            return Vec::new();
+        };
         let untold = |(seq, kept): (&u64, &Kept)| {
             let due = *seq > got.start && kept.expires_at.is_none() && self.is_due(holder, got, kept, now);
             (due && !got.has(*seq)).then_some(*seq)
@@ -241,8 +256,12 @@ impl Ledger {
 
     /// Notifications that the holder has, that were cancelled, and whose cancellation it never got.
     pub fn uncancelled(&self, holder: usize, stream: &Stream, now: UnixMillis) -> Vec<u64> {
-        let Some(got) = self.holders[holder].got.get(stream) else { return Vec::new() };
-        let Some(log) = self.log(stream, got.epoch) else { return Vec::new() };
+        let Some(got) = self.holders[holder].got.get(stream) else {
+            return Vec::new();
+        };
+        let Some(log) = self.log(stream, got.epoch) else {
+            return Vec::new();
+        };
         let kept = |seq: &u64| log.entries.get(seq).map(|kept| (*seq, kept));
         let is_uncancelled = |(_, kept): &(u64, &Kept)| {
             let cancelled = matches!(kept.ended, Some((Ended::Cancelled, _)));
@@ -265,8 +284,12 @@ impl Ledger {
             None => return Vec::new(),
         };
         let is_it = |holder: &&Holder| holder.user == *user && holder.device.as_ref() == Some(device);
-        let Some(holder) = self.holders.iter().find(is_it) else { return Vec::new() };
-        let Some(log) = self.log(stream, epoch) else { return Vec::new() };
+        let Some(holder) = self.holders.iter().find(is_it) else {
+            return Vec::new();
+        };
+        let Some(log) = self.log(stream, epoch) else {
+            return Vec::new();
+        };
         let none = Got::new(epoch, start);
         let got = holder.got.get(stream).filter(|got| got.epoch == epoch).unwrap_or(&none);
         let passed = |(seq, kept): (&u64, &Kept)| {

@@ -29,6 +29,15 @@ struct State {
     full: bool,
 }
 
+impl State {
+    /// What was held while the node stood still is on its way before anything that comes later.
+    fn release(&mut self, freezer: &Freezer) {
+        if !freezer.is_frozen() {
+            self.frames.append(&mut self.held);
+        }
+    }
+}
+
 /// One socket.
 pub struct Line {
     state: Mutex<State>,
@@ -47,10 +56,7 @@ impl Line {
     /// The next frame, if there is one.
     pub fn next(&self) -> Option<Sent> {
         let mut state = self.lock();
-        if !self.freezer.is_frozen() {
-            let mut held = std::mem::take(&mut state.held);
-            state.frames.append(&mut held);
-        }
+        state.release(&self.freezer);
         state.frames.pop_front()
     }
 
@@ -87,6 +93,7 @@ impl Outlet for Line {
             return Flow::Open;
         }
         let sent = Sent { frame, at: self.clock.now() };
+        state.release(&self.freezer);
         let frozen = self.freezer.is_frozen();
         let queue = if frozen { &mut state.held } else { &mut state.frames };
         queue.push_back(sent);

@@ -79,11 +79,16 @@ impl Exchange {
 
     /// The broker goes away, with all that is in its transient queues, or comes back.
     pub fn set_away(&self, away: bool) {
+        {
+            let mut inner = self.lock();
+            // One that was never away loses nothing, and nobody hears that it is back.
+            if inner.away == away {
+                return;
+            }
+            inner.away = away;
+            inner.leaving.clear();
+        }
         self.stage.say(format_args!("broker: away {away}"));
-        let mut inner = self.lock();
-        inner.away = away;
-        inner.leaving.clear();
-        drop(inner);
         if self.plan.plant != Plant::SilentOutage {
             self.health.send_replace(if away { Health::Down } else { Health::Up });
         }
@@ -91,6 +96,9 @@ impl Exchange {
 
     /// The memory alarm goes on or off. What is under way waits; some nodes know of it, new messages do not.
     pub fn set_blocked(&self, blocked: bool) {
+        if self.alarm.is_frozen() == blocked {
+            return;
+        }
         self.stage.say(format_args!("broker: blocked {blocked}"));
         self.alarm.set(blocked);
         self.health.send_replace(if blocked { Health::Blocked } else { Health::Up });
@@ -136,7 +144,9 @@ impl Exchange {
         tokio::spawn(async move {
             exchange.stage.pause(0..=3).await;
             way.from.thawed().await;
-            let Some(message) = exchange.lock().leaving.remove(&number) else { return };
+            let Some(message) = exchange.lock().leaving.remove(&number) else {
+                return;
+            };
             exchange.stage.trip().await;
             exchange.alarm.thawed().await;
             let into = exchange.lock().nodes.get(&way.to).map(|queues| queues.freezer.clone());
@@ -147,7 +157,9 @@ impl Exchange {
                 let inner = exchange.lock();
                 (inner.nodes.get(&way.to).map(|queues| queues.envelopes.clone()), inner.away)
             };
-            let Some(queue) = queue.filter(|_| !away) else { return };
+            let Some(queue) = queue.filter(|_| !away) else {
+                return;
+            };
             let to = &way.to;
             exchange.stage.say(format_args!("broker: message {number} to {to}, {} bytes", message.len()));
             let _ = queue.send(message.freeze()).await;

@@ -69,7 +69,9 @@ impl Store {
 
     /// One key stands for one notification.
     fn check_key(&self, ledger: &mut Ledger, append: &Append) {
-        let Some(own) = &append.idempotency else { return };
+        let Some(own) = &append.idempotency else {
+            return;
+        };
         let (key, id) = (format!("{}/{}", own.publisher, own.key), append.notification.id);
         let first = *ledger.life().by_key.entry(key).or_insert(id);
         if first != id {
@@ -87,6 +89,7 @@ impl Store {
             collapse: append.collapse_key.clone(),
             ended: None,
             read: None,
+            entered_at: now,
             replicated_at: now,
         };
         let log = ledger.life().logs.entry(recipient.stream.clone()).or_default();
@@ -101,6 +104,7 @@ impl Store {
     }
 
     fn enter_kept(&self, ledger: &mut Ledger, stream: &Stream, mut kept: Kept, now: UnixMillis) -> At {
+        kept.entered_at = now;
         kept.replicated_at = now.after(Duration::from_millis(self.stage.pick(0..=1_000)));
         let epoch = ledger.epoch;
         let log = ledger.life().logs.entry(stream.clone()).or_default();
@@ -129,7 +133,9 @@ impl Store {
         let mut entries = Vec::new();
         for (stream, seq) in &body.recipients {
             let log = ledger.life().logs.entry(stream.clone()).or_default();
-            let Some(kept) = log.entries.get_mut(seq) else { continue };
+            let Some(kept) = log.entries.get_mut(seq) else {
+                continue;
+            };
             if kept.ended.is_some() || kept.is_expired(now) {
                 continue;
             }
@@ -159,7 +165,9 @@ impl Store {
             let head = ledger.log(&key.2, cursor.epoch).map_or(0, |log| log.head);
             let acked = if self.has(Plant::GreedyCursor) { head } else { cursor.acked.0 };
             let passed = ledger.unacknowledged(&key, cursor.epoch, acked, now);
-            let Some(place) = ledger.life().cursors.get_mut(&key) else { continue };
+            let Some(place) = ledger.life().cursors.get_mut(&key) else {
+                continue;
+            };
             if place.epoch != cursor.epoch || place.acked >= acked {
                 continue;
             }

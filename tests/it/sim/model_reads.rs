@@ -71,7 +71,9 @@ impl Store {
 
     fn since(&self, ledger: &Ledger, user: &UserId, reads: u64) -> Vec<ReadChange> {
         let life = ledger.now();
-        let Some(reader) = life.readers.get(user) else { return Vec::new() };
+        let Some(reader) = life.readers.get(user) else {
+            return Vec::new();
+        };
         let later = reader.marks.iter().filter(|(_, (of, _))| *of > reads);
         let change = |((stream, seq), _): (&(Stream, u64), &(u64, u64))| {
             let kept = life.logs.get(stream)?.entries.get(seq)?;
@@ -83,7 +85,9 @@ impl Store {
 
 /// What of `mark` is there and not marked yet.
 fn unread_places(life: &Life, user: &UserId, mark: &Mark) -> Vec<(u64, NotificationId)> {
-    let Some(log) = life.logs.get(&mark.stream) else { return Vec::new() };
+    let Some(log) = life.logs.get(&mark.stream) else {
+        return Vec::new();
+    };
     let known = life.readers.get(user);
     let is_read =
         |seq: u64| known.is_some_and(|reader| reader.marks.contains_key(&(mark.stream.clone(), seq)));

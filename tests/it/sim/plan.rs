@@ -11,8 +11,8 @@ pub struct Weather {
     pub lost: u32,
     /// Of a hundred calls to presence or inbox so many fail.
     pub failing: u32,
-    /// RabbitMQ is away for some seconds now and then.
-    pub broker_away: bool,
+    /// RabbitMQ is away now and then, for so many milliseconds at least and at most.
+    pub broker_away: Option<(u64, u64)>,
     /// RabbitMQ takes nothing for some seconds now and then (memory alarm).
     pub broker_blocked: bool,
     /// Redis is away, or takes no writes.
@@ -21,8 +21,8 @@ pub struct Weather {
     pub inbox_away: bool,
     /// SQL answers nothing for some seconds now and then.
     pub inbox_hangs: bool,
-    /// Redis forgets everything, or one connection, now and then.
-    pub flushes: bool,
+    /// Redis forgets everything now and then in so many cases of a hundred, one connection in the others.
+    pub flushes: Option<u32>,
     /// Nodes die, or stop in order, and come back.
     pub deaths: bool,
     /// Nodes stand still for so many seconds, at least and at most, and go on.
@@ -42,12 +42,12 @@ impl Weather {
     pub const CALM: Self = Self {
         lost: 0,
         failing: 0,
-        broker_away: false,
+        broker_away: None,
         broker_blocked: false,
         presence_away: false,
         inbox_away: false,
         inbox_hangs: false,
-        flushes: false,
+        flushes: None,
         deaths: false,
         freezes: None,
         restore: false,
@@ -59,12 +59,12 @@ impl Weather {
     pub const STORM: Self = Self {
         lost: 10,
         failing: 3,
-        broker_away: true,
+        broker_away: Some((200, 6_000)),
         broker_blocked: true,
         presence_away: true,
         inbox_away: true,
         inbox_hangs: true,
-        flushes: true,
+        flushes: Some(60),
         deaths: true,
         freezes: Some((1, 12)),
         restore: true,
@@ -153,8 +153,20 @@ pub struct Plan {
     pub stale_after: Duration,
     /// How soon publishers must have their answer, where nothing but the broker fails.
     pub answer_within: Duration,
+    /// Clients read and acknowledge at once.
+    pub keen: bool,
+    /// How soon whoever is connected must have what is entered. Only for keen clients.
+    pub prompt: Duration,
+    /// How many topics there are.
+    pub topics: u64,
+    /// All follow one and the same topic, the next one every so many milliseconds; else each what it likes.
+    pub fashion: Option<u64>,
+    /// So many times of a hundred somebody publishes just when routes change: for who comes, follows, is cut off.
+    pub rush: u32,
 }
 
+/// Enough for a burst through the smallest window in the smallest pages; no check of heads comes so soon.
+const PROMPT: Duration = Duration::from_secs(3);
 /// Longer than any run.
 const NEVER: Duration = Duration::from_secs(100_000);
 
@@ -170,6 +182,11 @@ impl Plan {
         settle: Duration::from_secs(40),
         stale_after: NEVER,
         answer_within: NEVER,
+        keen: false,
+        prompt: NEVER,
+        topics: 2,
+        fashion: None,
+        rush: 0,
     };
     /// Nothing fails, and no head check helps: the order of things alone loses nothing.
     pub const CALM: Self = Self {
@@ -190,6 +207,19 @@ impl Plan {
         pace_ms: 5_000,
         ..Self::STORM
     };
+    /// As calm, with few entries, most of them for who is just coming: so none heals what an earlier one missed,
+    /// and none may wait.
+    pub const ARRIVING: Self = Self {
+        active: Duration::from_secs(40),
+        pace_ms: 4_000,
+        keen: true,
+        prompt: PROMPT,
+        rush: 50,
+        ..Self::CALM
+    };
+    /// The same with a topic that all follow for a while and then leave, so that its routes come and go.
+    pub const FASHION: Self =
+        Self { active: Duration::from_secs(80), topics: 8, fashion: Some(4_000), rush: 30, ..Self::ARRIVING };
     /// The nodes' clocks are up to a second apart, as is allowed; nothing else is wrong.
     pub const SKEWED: Self =
         Self { weather: Weather { skew_ms: 1_000, ..Weather::CALM }, stale_after: NEVER, ..Self::CALM };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanfare::auth::{Permissions, Publisher};
-use fanfare::domain::{Notification, NotificationId, PublisherId, Recipient, Target};
+use fanfare::domain::{Notification, NotificationId, PublisherId, Recipient, Stream, Target};
 use fanfare::inbox::{Append, Appended, Cancelled};
 use fanfare::publish::{Accepted, How, Request};
 use fanfare::wire::Tail;
@@ -32,11 +32,33 @@ pub fn burst(world: &Arc<World>) {
         let (target, json) = request(world);
         let key = format!("k{}", stage.pick(0..=u64::MAX));
         let world = Arc::clone(world);
-        if world.shared.plan.plant == Plant::LocateFirst {
-            tokio::spawn(async move { locate_first(&world, target).await });
-        } else {
-            tokio::spawn(async move { publish(&world, json, key).await });
-        }
+        tokio::spawn(async move { send(&world, target, json, key).await });
+    }
+}
+
+/// Somebody may publish to `stream` within so many milliseconds, while its routes change.
+pub fn rush(world: &Arc<World>, stream: &Stream, within_ms: u64) {
+    let stage = &world.shared.stage;
+    if !stage.chance(world.shared.plan.rush) {
+        return;
+    }
+    let (target, to) = match stream {
+        Stream::User(user) => (Target::Users(vec![user.clone()]), format!(r#"{{"users":["{user}"]}}"#)),
+        Stream::Topic(topic) => (Target::Topic(topic.clone()), format!(r#"{{"topic":"{topic}"}}"#)),
+        Stream::Everyone => (Target::Everyone, r#"{"everyone":true}"#.to_owned()),
+    };
+    let (json, key) = (format!(r#"{{"to":{to},"title":"t"}}"#), format!("k{}", stage.pick(0..=u64::MAX)));
+    let world = Arc::clone(world);
+    tokio::spawn(async move {
+        world.shared.stage.pause(0..=within_ms).await;
+        send(&world, target, json, key).await;
+    });
+}
+
+async fn send(world: &World, target: Target, json: String, key: String) {
+    match world.shared.plan.plant {
+        Plant::LocateFirst => locate_first(world, target).await,
+        _ => publish(world, json, key).await,
     }
 }
 

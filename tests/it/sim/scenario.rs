@@ -95,7 +95,7 @@ async fn play(plan: Plan, seed: u64, is_told: bool) -> Outcome {
 fn build(plan: Plan, stage: &Stage) -> World {
     let names = (1..=stage.pick(2..=3)).map(|n| NodeId::new(format!("n{n}")).expect("an id")).collect();
     let users = (1..=stage.pick(2..=3)).map(|n| UserId::new(format!("u{n}")).expect("an id")).collect();
-    let topics = (1..=2).map(|n| TopicName::new(format!("t{n}")).expect("a topic")).collect();
+    let topics = (1..=plan.topics).map(|n| TopicName::new(format!("t{n}")).expect("a topic")).collect();
     let window =
         Window { entries: *stage.one_of(&[3, 8, 256]), bytes: *stage.one_of(&[900, 1 << 20, 1 << 20]) };
     let margin = Duration::from_millis(plan.weather.skew_ms);
@@ -119,7 +119,7 @@ fn build(plan: Plan, stage: &Stage) -> World {
 }
 
 /// One to three devices for each user, and now and then a client that names none.
-fn people(world: &World) {
+fn people(world: &Arc<World>) {
     let stage = &world.shared.stage;
     for user in &world.users {
         for number in 0..stage.pick(1..=3) {
@@ -141,7 +141,7 @@ fn people(world: &World) {
 }
 
 /// Gives the holder its place in the ledger, and its life.
-fn cast(world: &World, holder: Holder, ack: AckMode) -> Device {
+fn cast(world: &Arc<World>, holder: Holder, ack: AckMode) -> Device {
     let (stage, plan) = (&world.shared.stage, world.shared.plan);
     let (user, device) = (holder.user.clone(), holder.device.clone());
     let number = {
@@ -149,21 +149,17 @@ fn cast(world: &World, holder: Holder, ack: AckMode) -> Device {
         ledger.holders.push(holder);
         ledger.holders.len() - 1
     };
+    let of_fashion = plan.fashion.is_some();
     Device {
+        world: Arc::clone(world),
         stage: stage.clone(),
-        ledger: Arc::clone(&world.shared.store.ledger),
-        nodes: Arc::clone(&world.nodes),
+        plan,
         holder: number,
         user,
         device,
         ack,
-        topics: world.topics.clone(),
-        following: world.topics.iter().filter(|_| stage.chance(60)).cloned().collect(),
-        restless: plan.weather.restless,
-        may_be_restored: plan.weather.restore,
+        following: world.topics.iter().filter(|_| !of_fashion && stage.chance(60)).cloned().collect(),
         connections: 0,
-        window: world.shared.window.entries,
-        stale_after: plan.stale_after,
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Owns the whole guarantee as questions to the ledger. What a single frame may be is the witness's.
 
+use std::time::Duration;
+
 use fanfare::domain::Stream;
 
 use super::held::Holder;
@@ -12,10 +14,35 @@ use super::stage::{Kind, Stage};
 /// How long after its time a schedule may fire.
 const LATE_MS: u64 = 4_000;
 
-/// Whatever was accepted is acknowledged, in the inbox, or in a terminal state.
+/// Whatever was accepted is acknowledged, in the inbox, or in a terminal state; whoever is connected has it soon.
 pub fn check_step(stage: &Stage, world: &World) {
-    for id in world.shared.store.lock().lost() {
+    let ledger = world.shared.store.lock();
+    for id in ledger.lost() {
         stage.find(Kind::Unkept, format_args!("{id} was accepted and is gone"));
+    }
+    check_prompt(stage, &ledger, world.shared.plan.prompt);
+}
+
+/// Nobody who has been connected for so long waits for what has been there for so long.
+fn check_prompt(stage: &Stage, ledger: &Ledger, prompt: Duration) {
+    let now = stage.now();
+    for (number, streams) in &ledger.open {
+        let holder = &ledger.holders[*number];
+        for (stream, _) in streams.iter().filter(|(_, since)| since.after(prompt) <= now) {
+            let Some(got) = holder.got.get(stream).filter(|got| got.epoch == ledger.epoch) else {
+                continue;
+            };
+            let Some(log) = ledger.log(stream, got.epoch) else {
+                continue;
+            };
+            let is_late = |seq: &u64| log.entries[seq].entered_at.after(prompt) <= now;
+            let missing = ledger.missing(*number, stream, got.position, log.head, now);
+            if let Some(late) = missing.into_iter().find(is_late) {
+                let who = format!("{}/{:?}", holder.user, holder.device);
+                let text = format_args!("{who} at {} of {stream} still waits for {late}", got.position);
+                stage.find(Kind::Stall, text);
+            }
+        }
     }
 }
 
@@ -56,7 +83,9 @@ fn check_streams(stage: &Stage, ledger: &Ledger, number: usize, found: &mut Vec<
             }
             continue;
         }
-        let Some(log) = ledger.log(stream, got.epoch) else { continue };
+        let Some(log) = ledger.log(stream, got.epoch) else {
+            continue;
+        };
         // Of a topic that it left, what came later is due when it comes back.
         let to = if followed { log.head } else { got.position };
         let start = due_from(ledger, holder, stream).map_or(got.start, |start| start.min(got.start));
@@ -77,7 +106,9 @@ fn check_streams(stage: &Stage, ledger: &Ledger, number: usize, found: &mut Vec<
 /// Whoever was connected when something was marked knows it; all know how much is unread.
 fn check_reads(ledger: &Ledger, number: usize, holder: &Holder, found: &mut Vec<(Kind, String)>) {
     let life = ledger.now();
-    let Some(reader) = life.readers.get(&holder.user) else { return };
+    let Some(reader) = life.readers.get(&holder.user) else {
+        return;
+    };
     let (view, who) = (&holder.view, format!("{}/{:?}", holder.user, holder.device));
     if let Some(last) = reader.last {
         let (told, count) = (view.version, view.unread);
@@ -90,7 +121,9 @@ fn check_reads(ledger: &Ledger, number: usize, holder: &Holder, found: &mut Vec<
         if *version <= view.welcomed || !is_followed(ledger, number, stream) {
             continue;
         }
-        let Some(kept) = life.logs.get(stream).and_then(|log| log.entries.get(seq)) else { continue };
+        let Some(kept) = life.logs.get(stream).and_then(|log| log.entries.get(seq)) else {
+            continue;
+        };
         let told = view.ids.contains(&kept.id) || view.up_to.get(stream).is_some_and(|up_to| up_to >= seq);
         if !told {
             found.push((Kind::Read, format!("{who} was not told that {seq} of {stream} is read")));

@@ -5,19 +5,21 @@ use std::time::Duration;
 
 use std::sync::atomic::Ordering;
 
+use fanfare::domain::Stream;
 use fanfare::presence::{Presence, Route};
 use tokio::time::Instant;
 
 use super::model_presence::Mood;
 use super::node::Node;
 use super::plan::Plant;
+use super::publisher;
 use super::scenario::World;
 
 /// Starts what the plan's weather has. Everything ends with [`clear`].
 pub fn start(world: &Arc<World>) {
     let weather = world.shared.plan.weather;
-    if weather.broker_away {
-        spawn(world, broker_outages);
+    if let Some(millis) = weather.broker_away {
+        spawn(world, move |world| broker_outages(world, millis));
     }
     if weather.broker_blocked {
         spawn(world, alarms);
@@ -34,8 +36,8 @@ pub fn start(world: &Arc<World>) {
     if weather.inbox_away {
         spawn(world, inbox_outages);
     }
-    if weather.flushes {
-        spawn(world, flushes);
+    if let Some(whole) = weather.flushes {
+        spawn(world, move |world| flushes(world, whole));
     }
     if weather.deaths {
         spawn(world, deaths);
@@ -68,11 +70,12 @@ where
     tokio::spawn(async move { quiet.run_until_cancelled(weather).await });
 }
 
-async fn broker_outages(world: Arc<World>) {
+async fn broker_outages(world: Arc<World>, (least, most): (u64, u64)) {
     loop {
         world.shared.stage.pause(4_000..=30_000).await;
         world.shared.exchange.set_away(true);
-        world.shared.stage.pause(200..=6_000).await;
+        rush_for_somebody(&world);
+        world.shared.stage.pause(least..=most).await;
         world.shared.exchange.set_away(false);
     }
 }
@@ -121,14 +124,21 @@ async fn hangs(world: Arc<World>) {
     }
 }
 
+/// Somebody is sent something that may not get through.
+fn rush_for_somebody(world: &Arc<World>) {
+    let user = world.shared.stage.one_of(&world.users).clone();
+    publisher::rush(world, &Stream::User(user), 1_500);
+}
+
 /// Everything, or one connection of somebody.
-async fn flushes(world: Arc<World>) {
+async fn flushes(world: Arc<World>, whole: u32) {
     let (stage, presence) = (&world.shared.stage, &world.shared.presence);
     loop {
         stage.pause(3_000..=30_000).await;
-        if stage.chance(60) {
+        if stage.chance(whole) {
             stage.say("presence: forgets everything");
             presence.forget_everything();
+            rush_for_somebody(&world);
             continue;
         }
         let route = Route::User(stage.one_of(&world.users).clone());

@@ -94,6 +94,7 @@ impl Witness {
         self.check_start(&stream, epoch, from, resumed, gap);
         let passed = {
             let mut ledger = self.lock();
+            ledger.open.entry(self.holder).or_default().insert(stream.clone(), self.stage.now());
             if let Stream::Topic(topic) = &stream {
                 ledger.follows.entry(self.holder).or_default().insert(topic.clone());
             }
@@ -144,7 +145,11 @@ impl Witness {
     pub fn closed(&mut self, name: &str) {
         let stream = self.stream(name);
         self.standing.remove(&stream);
-        if let (Stream::Topic(topic), Some(follows)) = (&stream, self.lock().follows.get_mut(&self.holder)) {
+        let mut ledger = self.lock();
+        if let Some(open) = ledger.open.get_mut(&self.holder) {
+            open.remove(&stream);
+        }
+        if let (Stream::Topic(topic), Some(follows)) = (&stream, ledger.follows.get_mut(&self.holder)) {
             follows.remove(topic);
         }
     }
@@ -153,7 +158,9 @@ impl Witness {
     pub fn notified(&mut self, frame: &Value, sent_at: UnixMillis) {
         let id: NotificationId = text(&frame["notification"], "id").parse().expect("an id");
         // Without a seq it was for now or never.
-        let Some(seq) = frame["seq"].as_u64() else { return };
+        let Some(seq) = frame["seq"].as_u64() else {
+            return;
+        };
         if frame["read"] == true {
             self.lock().holders[self.holder].view.ids.insert(id);
         }
@@ -204,7 +211,9 @@ impl Witness {
 
     /// No more than the window is ahead of the acknowledgements.
     fn count(&mut self, stream: &Stream, seq: u64) {
-        let Some(standing) = self.standing.get_mut(stream) else { return };
+        let Some(standing) = self.standing.get_mut(stream) else {
+            return;
+        };
         (standing.last, standing.sent) = (seq, seq);
         standing.ahead.push_back(seq);
         let ahead = standing.ahead.len();
@@ -279,7 +288,9 @@ impl Witness {
     /// Everything up to `through` was sent.
     pub fn caught_up(&mut self, name: &str, through: u64) {
         let stream = self.stream(name);
-        let Some(standing) = self.standing.get_mut(&stream) else { return };
+        let Some(standing) = self.standing.get_mut(&stream) else {
+            return;
+        };
         let last = standing.last;
         standing.last = last.max(through);
         let passed = {
@@ -299,7 +310,9 @@ impl Witness {
     pub fn gap(&mut self, frame: &Value) {
         let stream = self.stream(text(frame, "stream"));
         let (from, to) = (number(frame, "from"), number(frame, "to"));
-        let Some(standing) = self.standing.get_mut(&stream) else { return };
+        let Some(standing) = self.standing.get_mut(&stream) else {
+            return;
+        };
         standing.last = standing.last.max(to);
         let still_there = {
             let mut ledger = self.lock();
@@ -318,7 +331,9 @@ impl Witness {
 
     /// The client is about to acknowledge `seq`.
     pub fn acknowledges(&mut self, stream: &Stream, seq: u64) {
-        let Some(standing) = self.standing.get_mut(stream) else { return };
+        let Some(standing) = self.standing.get_mut(stream) else {
+            return;
+        };
         standing.acked = seq;
         standing.ahead.retain(|sent| *sent > seq);
         let epoch = standing.epoch;
