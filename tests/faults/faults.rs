@@ -293,8 +293,8 @@ impl Fault {
         }
     }
 
-    /// Before the load ends: the nodes must have noticed, and say that all is well.
-    pub async fn tidy(self, stage: &mut Stage) {
+    /// While the load goes on: the nodes must have noticed, and say that all is well.
+    pub async fn settle(self, stage: &mut Stage) {
         let unnoticed = std::mem::take(&mut stage.unnoticed);
         stage.notice(unnoticed).await;
         for node in 0..NODES.len() {

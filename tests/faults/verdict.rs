@@ -24,8 +24,8 @@ pub struct Row {
     pub lasted: Duration,
     /// From its end until the last device was connected again; `None`: never.
     pub back: Option<Duration>,
-    /// Until all devices had everything: from the fault's end, or, where the fault was to end connections, from when the
-    /// last device was connected again. `None`: never.
+    /// Until all devices had everything, and from then on got it promptly: from the fault's end, or, where the fault was to
+    /// end connections, from when the last device was connected again. `None`: never.
     pub everything: Option<Duration>,
     /// What else was seen to be wrong.
     pub wrong: Vec<String>,
