@@ -92,7 +92,7 @@ impl Rabbit {
 
     /// The member on which a node's connections are.
     pub async fn member_of(&self, node: &str) -> usize {
-        let connections = self.ctl(0, &["list_connections", "user_provided_name", "pid"]).await;
+        let connections = self.ctl(0, &["list_connections", "client_properties", "pid"]).await;
         let name = format!("fanfare {node} ");
         let own = connections.lines().find(|line| line.contains(&name));
         let own = own.unwrap_or_else(|| panic!("no connection of {node} in {connections}"));
