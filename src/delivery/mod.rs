@@ -250,7 +250,7 @@ impl Delivery {
         self.hub.len()
     }
 
-    /// After the broker came back, what it lost meanwhile has to be found.
+    /// After the broker came back, what it lost meanwhile has to be found, here and elsewhere.
     async fn watch_broker(self: Arc<Self>) {
         let mut health = self.broker.health();
         health.mark_unchanged();
@@ -261,8 +261,13 @@ impl Delivery {
                 changed = health.changed() => if changed.is_err() { return },
             }
             // Also when it was up: then this node's queue was lost and replaced.
-            if *health.borrow_and_update() == Health::Up {
-                self.check_heads_soon();
+            let is_up = *health.borrow_and_update() == Health::Up;
+            if is_up {
+                tokio::select! {
+                    biased; // Only so that simulations replay.
+                    () = self.cancel.cancelled() => return,
+                    () = self.check_heads_everywhere() => {}
+                }
             }
         }
     }
