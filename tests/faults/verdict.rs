@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::account::Sums;
 
-/// `delivery.head_check_ms` of the nodes, and the time that the ten parts of a check themselves take on busy cores.
-const HEAD_CHECK: Duration = Duration::from_secs(34);
+/// `delivery.head_check_ms` of the nodes.
+const HEAD_CHECK: Duration = Duration::from_secs(30);
 
 /// What came of one fault.
 #[derive(Debug, Clone)]
