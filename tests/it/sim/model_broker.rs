@@ -89,8 +89,14 @@ impl Exchange {
             inner.leaving.clear();
         }
         self.stage.say(format_args!("broker: away {away}"));
-        if self.plan.plant != Plant::SilentOutage {
-            self.health.send_replace(if away { Health::Down } else { Health::Up });
+        let health = if away { Health::Down } else { Health::Up };
+        match self.plan.plant {
+            Plant::SilentOutage => {}
+            Plant::UnnoticedOutage if away => drop(self.health.send_if_modified(|now| {
+                *now = health;
+                false
+            })),
+            _ => drop(self.health.send_replace(health)),
         }
     }
 

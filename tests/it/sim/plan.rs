@@ -111,6 +111,8 @@ pub enum Plant {
     SilentFlush,
     /// The broker says it is up while it is not.
     SilentOutage,
+    /// Nodes are not told when the broker goes away; they see it when they look.
+    UnnoticedOutage,
     /// A commit of cursors stores what was sent, not what was acknowledged.
     GreedyCursor,
     /// The answer to a publish comes before its commit, which then may fail.

@@ -19,6 +19,7 @@
 //! | 3.8: a cancellation is an entry | `UnenteredCancel` |
 //! | 3: heads are compared, read marks too | no head checks, `MarksForgotten` |
 //! | 3: presence lost is seen by the lease; the broker's return is seen | `SilentFlush`, `SilentOutage` |
+//! | 3: without a broker heads are compared every second or two, from the beginning | `UnnoticedOutage` |
 //! | 3: a window for each stream | `NoWindow` |
 //! | 5: a late goodbye removes nobody else | `LateGoodbye` |
 //! | 6: one statement from the counter to the commit | `LateVisible` |
@@ -198,6 +199,11 @@ fn a_flush_of_redis_that_the_lease_does_not_show_stalls_who_stays_connected() {
 #[test]
 fn an_outage_of_rabbitmq_that_is_not_told_stalls_who_stays_connected() {
     must_find(CUT_OFF.planted(Plant::SilentOutage), &[Kind::Stall]);
+}
+
+#[test]
+fn a_node_that_compares_heads_as_ever_while_rabbitmq_is_away_stalls_whom_others_publish_to() {
+    must_find(CUT_OFF.planted(Plant::UnnoticedOutage), &[Kind::Stall]);
 }
 
 #[test]
