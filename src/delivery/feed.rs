@@ -108,7 +108,7 @@ impl Connection {
             Step::Send(index) => {
                 sent += 1;
                 let entry = &page.entries[index];
-                self.outlet.push(frame_of(stream, entry).expiring(entry.expires_at))
+                self.outlet.push(frame_of(stream, entry))
             }
             Step::Gap { from, to } => self.outlet.push(server::gap(stream, page.epoch, from, to)),
             Step::CaughtUp(through) => self.outlet.push(server::caught_up(stream, through)),

@@ -136,7 +136,7 @@ impl Delivery {
             bytes: parcel.len(),
             receipt: parcel.has_receipt(),
         };
-        let frame = parcel.frame(&entry.stream, entry.seq).expiring(expires_at);
+        let frame = parcel.frame(&entry.stream, entry.seq);
         let mut sent = 0;
         for connection in readers {
             match connection.offer(&entry.stream, entry.epoch, offered, &frame) {

@@ -249,7 +249,6 @@ impl Node {
         let lifetime = listeners::lifetime(&self.tracker, &self.stop_clients);
         let sockets = Sockets::start(
             self.socket_settings(),
-            self.clock.clone(),
             self.metrics.gateway.clone(),
             lifetime.tracker.clone(),
             lifetime.stop.clone(),
