@@ -37,7 +37,7 @@ impl Delivery {
             }
             match other.connection > connection.id {
                 true => self.give_way(connection, other),
-                false => self.ask_to_displace(other),
+                false => self.ask_to_displace(connection, other),
             }
         }
     }
@@ -58,11 +58,12 @@ impl Delivery {
         });
     }
 
-    fn ask_to_displace(self: &Arc<Self>, other: Member) {
-        let delivery = Arc::clone(self);
+    fn ask_to_displace(self: &Arc<Self>, connection: &Arc<Connection>, other: Member) {
+        let (delivery, connection) = (Arc::clone(self), Arc::clone(connection));
         self.tracker.spawn(async move {
             let ask = Ask::Displace { connection: other.connection.to_string() };
-            delivery.ask_until(&other, &ask, || false).await;
+            // A connection that has ended meanwhile displaces nobody.
+            delivery.ask_until(&other, &ask, || connection.has_ended()).await;
         });
     }
 

@@ -21,6 +21,7 @@
 //! | `cursors` | acks and last-seen times, merged and committed |
 //! | `receipts` | which notifications were acknowledged, noted in the inbox |
 //! | `control` | what other nodes ask |
+//! | `displace` | one connection a device, whichever nodes hold them |
 //! | `drain` | the end, in order |
 
 mod attach;

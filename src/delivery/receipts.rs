@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tracing::debug;
 
 use super::Delivery;
@@ -29,12 +29,26 @@ const RETRY_MAX: Duration = Duration::from_millis(1_500);
 /// How many pages are read for what an earlier connection had sent; a window is one or two.
 const COVERED_PAGES: usize = 8;
 
+/// How many of such reads are under way at once: others need the inbox more.
+const COVERING: usize = 4;
+
 /// What is to be noted. Bounded.
-#[derive(Default)]
 pub(super) struct Receipts {
     own: Mutex<Vec<Delivered>>,
     shared: Mutex<HashMap<(Stream, Epoch, Seq), u64>>,
     arrived: Notify,
+    covering: Semaphore,
+}
+
+impl Default for Receipts {
+    fn default() -> Self {
+        Self {
+            own: Mutex::default(),
+            shared: Mutex::default(),
+            arrived: Notify::new(),
+            covering: Semaphore::new(COVERING),
+        }
+    }
 }
 
 impl Receipts {
@@ -122,8 +136,9 @@ impl Delivery {
         let (delivery, stream) = (Arc::clone(self), stream.clone());
         let audience = Audience::Device(connection.device.clone());
         self.tracker.spawn(async move {
+            let Ok(_turn) = delivery.receipts.covering.acquire().await else { return };
             for _ in 0..COVERED_PAGES {
-                let Some(page) = delivery.read_covered(&stream, after, &audience).await else { return };
+                let Some(page) = delivery.read_covered(&stream, after, to, &audience).await else { return };
                 if page.epoch != epoch {
                     return;
                 }
@@ -140,12 +155,13 @@ impl Delivery {
         });
     }
 
-    async fn read_covered(&self, stream: &Stream, after: Seq, audience: &Audience) -> Option<Page> {
+    async fn read_covered(&self, stream: &Stream, after: Seq, to: Seq, audience: &Audience) -> Option<Page> {
+        let wanted = u32::try_from(to.0.saturating_sub(after.0)).unwrap_or(u32::MAX);
         let read = Read {
             stream: stream.clone(),
             after,
             audience: audience.clone(),
-            max_entries: self.settings.page_entries,
+            max_entries: wanted.clamp(1, self.settings.page_entries),
             max_bytes: self.settings.window.bytes,
         };
         match self.inbox.read(vec![read], self.clock.now()).await {
