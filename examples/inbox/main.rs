@@ -4,6 +4,7 @@
 //! what can be set. It owns publishers that each wait for their answer, grouped as a node groups them. The CPU of
 //! SQLite is this process's own, that of PostgreSQL is watched. It must never make or remove tables of its own.
 
+mod broadcast;
 #[path = "../load/watch.rs"]
 mod watch;
 
@@ -54,6 +55,9 @@ struct Arguments {
     /// How often the stream is replayed.
     #[arg(long, default_value_t = 50)]
     replays: u32,
+    /// Measure broadcasts instead, with none and with so many known users.
+    #[arg(long)]
+    known: Option<u64>,
     /// A process to watch, with all its children: NAME=PID.
     #[arg(long = "watch", value_parser = watch::Watched::parse)]
     watched: Vec<watch::Watched>,
@@ -69,6 +73,11 @@ async fn main() -> anyhow::Result<()> {
     let own = own.map_err(anyhow::Error::msg)?;
     let watched: Vec<_> = std::iter::once(own.clone()).chain(arguments.watched.iter().cloned()).collect();
     let inbox = open(&arguments.url).await?;
+    if let Some(known) = arguments.known {
+        broadcast::measure(&inbox, known, &watched).await?;
+        inbox.close().await;
+        return Ok(());
+    }
     let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
     let appends = {
         let inbox = Arc::clone(&inbox);

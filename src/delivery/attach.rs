@@ -6,27 +6,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use tracing::debug;
+use std::time::Instant;
 
 use super::Delivery;
 use super::connection::{Connection, New};
 use super::outlet::Outlet;
 use crate::auth::UserClaims;
-use crate::domain::{ConnectionId, Seq, Stream, TopicName, UnixMillis};
+use crate::domain::{ConnectionId, Stream, TopicName, UnixMillis};
 use crate::inbox::{InboxError, Open, Opened, Resume, Unread};
-use crate::presence::Member;
 use crate::session::{Next, Place, Session};
 use crate::wire::client::ResumeAt;
-use crate::wire::control::{Answer, Ask};
 use crate::wire::server::{self, ErrorCode, StreamState, Welcome};
 use crate::wire::{CloseCode, Hello};
-
-/// How long another node has to close a displaced connection.
-const DISPLACE_DEADLINE: Duration = Duration::from_secs(5);
-/// How many connections of a user are looked through; more than a user has devices.
-const MAX_OF_USER: u32 = 4_096;
 
 /// What a client asks for when it attaches.
 #[derive(Debug)]
@@ -125,7 +116,7 @@ impl Delivery {
                 return Err(error);
             }
         };
-        if !self.greet(&connection, &streams, &resume, &opened, degraded) {
+        if !self.greet(&connection, &streams, &opened, degraded) {
             // It may have gone before its announce had landed: take that back, too.
             self.detach(&connection);
             self.keeper.withdraw(connection.member(&self.node));
@@ -221,56 +212,6 @@ impl Delivery {
         self.is_degraded()
     }
 
-    /// Of two connections of one device the newer stays, whichever node holds it.
-    pub(super) fn displace_elsewhere(self: &Arc<Self>, connection: &Arc<Connection>, others: Vec<Member>) {
-        let same_device = |other: &Member| other.device.is_some() && other.device == connection.device;
-        for other in others.into_iter().filter(same_device).filter(|other| other.node != self.node) {
-            if connection.has_ended() {
-                // A client that gave up while it waited displaces nobody.
-                return;
-            }
-            match other.connection > connection.id {
-                true => self.give_way(connection, other),
-                false => self.ask_to_displace(other),
-            }
-        }
-    }
-
-    /// Presence knows of a newer connection of the device. It may know it no better than that: its client may have
-    /// given up before its node came to it. So its node is asked, and only a living one displaces.
-    fn give_way(self: &Arc<Self>, connection: &Arc<Connection>, other: Member) {
-        let (delivery, connection) = (Arc::clone(self), Arc::clone(connection));
-        self.tracker.spawn(async move {
-            let ask = Ask::Connections { user: Some(connection.user.clone()), limit: MAX_OF_USER };
-            let newer = other.connection.to_string();
-            match delivery.ask(&other.node, &ask, DISPLACE_DEADLINE).await {
-                Ok(Answer::Connections { connections }) => {
-                    if connections.iter().any(|one| one.connection == newer) {
-                        connection.bye(CloseCode::Displaced, None);
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    // A node that does not answer may be gone. If it lives, both connections stay until one of them
-                    // is announced anew: doubles, which clients drop by seq, rather than a device without any.
-                    debug!(%error, node.id = %other.node, connection.id = %other.connection, "a newer connection was not found");
-                }
-            }
-        });
-    }
-
-    fn ask_to_displace(self: &Arc<Self>, other: Member) {
-        let delivery = Arc::clone(self);
-        self.tracker.spawn(async move {
-            let ask = Ask::Displace { connection: other.connection.to_string() };
-            let body = serde_json::to_vec(&ask).expect("a control request has text keys only").into();
-            if let Err(error) = delivery.broker.request(&other.node, body, DISPLACE_DEADLINE).await {
-                // Its node is dead, or will be asked again when the device's presence is announced next.
-                debug!(%error, node.id = %other.node, connection.id = %other.connection, "displaced connection not closed");
-            }
-        });
-    }
-
     pub(super) async fn open(
         &self,
         connection: &Connection,
@@ -305,7 +246,6 @@ impl Delivery {
         &self,
         connection: &Arc<Connection>,
         streams: &[Stream],
-        resume: &[Option<ResumeAt>],
         opened: &[Opened],
         degraded: bool,
     ) -> bool {
@@ -331,8 +271,8 @@ impl Delivery {
             degraded,
         };
         connection.welcome(server::welcome(&welcome), own, |session| {
-            for ((stream, opened), resume) in streams.iter().zip(opened).zip(resume) {
-                session.open(stream, place(opened, resume.is_some()));
+            for (stream, opened) in streams.iter().zip(opened) {
+                session.open(stream, place(opened));
             }
         })
     }
@@ -385,6 +325,6 @@ pub(super) fn may_follow(claims: &UserClaims, topic: &TopicName) -> bool {
     claims.topics.iter().any(|pattern| pattern.matches(topic))
 }
 
-pub(super) fn place(opened: &Opened, resumed: bool) -> Place {
-    Place { epoch: opened.epoch, position: opened.position, acked: !resumed || opened.position == Seq(0) }
+pub(super) fn place(opened: &Opened) -> Place {
+    Place { epoch: opened.epoch, position: opened.position, cursor: opened.cursor }
 }

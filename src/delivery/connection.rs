@@ -266,11 +266,14 @@ impl Connection {
 
     /// The cursor of the user's own stream is written soon; those of shared streams at the close and at long
     /// intervals, for each notification would move one for every device there is.
-    fn acknowledged(self: &Arc<Self>, delivery: &Delivery, stream: &Stream, acked: Acked) {
+    fn acknowledged(self: &Arc<Self>, delivery: &Arc<Delivery>, stream: &Stream, acked: Acked) {
         if let Some(device) = &self.device
             && !stream.is_shared()
         {
             delivery.cursors.moved(&self.user, device, stream, acked.epoch, acked.cursor);
+        }
+        if let Some((after, to)) = acked.covered {
+            delivery.note_covered(self, stream, acked.epoch, after, to);
         }
         if acked.read {
             delivery.reader.want(self, stream.clone());

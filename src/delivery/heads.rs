@@ -12,9 +12,10 @@ use tracing::debug;
 
 use super::Delivery;
 use super::connection::Connection;
-use crate::broker::Health;
+use crate::broker::{Destination, Health};
 use crate::domain::{ConnectionId, Epoch, Seq, Stream};
 use crate::session::Next;
+use crate::wire::envelope::Item;
 
 /// Into how many parts a round is divided.
 const SLICES: u64 = 10;
@@ -50,6 +51,19 @@ impl Delivery {
                 }
             }
         }
+    }
+
+    /// Envelopes were lost both ways: to this node, which checks its heads, and from it. Nobody else may have noticed
+    /// that this node was away, so it asks all others to check theirs. However often a node asks, they do so at the
+    /// pace of a quick round at most. Dropped, the others may not have been asked.
+    pub(super) async fn check_heads_everywhere(&self) {
+        self.check_heads_soon();
+        // Where all nodes were away they do not call all at once.
+        let moment = self.settings.recovery_check / u32::try_from(SLICES).unwrap_or(1);
+        tokio::time::sleep(moment.mul_f64(self.clock.random_range(0.0..1.0))).await;
+        let call = Item::CheckHeads { node: self.node.clone() };
+        // Not taken: the broker is away once more, and this comes again when it is back.
+        let _ = self.broker.send(Destination::All, call.encode());
     }
 
     fn round(&self, quick: bool) -> Duration {

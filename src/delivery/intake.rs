@@ -93,6 +93,9 @@ impl Delivery {
                 }
             }
             Item::Blind { node, for_ms } => self.hear_blind(node, for_ms),
+            // Its own call it has heeded before it sent it.
+            Item::CheckHeads { node } if node == self.node => {}
+            Item::CheckHeads { .. } => self.check_heads_soon(),
         }
     }
 

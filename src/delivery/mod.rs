@@ -21,12 +21,14 @@
 //! | `cursors` | acks and last-seen times, merged and committed |
 //! | `receipts` | which notifications were acknowledged, noted in the inbox |
 //! | `control` | what other nodes ask |
+//! | `displace` | one connection a device, whichever nodes hold them |
 //! | `drain` | the end, in order |
 
 mod attach;
 mod connection;
 mod control;
 mod cursors;
+mod displace;
 mod drain;
 mod feed;
 mod heads;
@@ -251,7 +253,7 @@ impl Delivery {
     }
 
     /// While the broker is away only heads tell what others publish, and after it came back what it lost has to be
-    /// found.
+    /// found, here and elsewhere.
     async fn watch_broker(self: Arc<Self>) {
         let mut health = self.broker.health();
         health.mark_unchanged();
@@ -262,7 +264,15 @@ impl Delivery {
                 changed = health.changed() => if changed.is_err() { return },
             }
             // Also when it is up as before: then this node's queue was lost and replaced.
-            self.check_heads_soon();
+            if *health.borrow_and_update() != Health::Up {
+                self.check_heads_soon();
+                continue;
+            }
+            tokio::select! {
+                biased; // Only so that simulations replay.
+                () = self.cancel.cancelled() => return,
+                () = self.check_heads_everywhere() => {}
+            }
         }
     }
 }

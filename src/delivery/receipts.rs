@@ -9,12 +9,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tracing::debug;
 
 use super::Delivery;
+use super::connection::Connection;
 use crate::domain::{Epoch, Seq, Stream};
-use crate::inbox::{Delivered, DeliveredShared, InboxError};
+use crate::inbox::{Audience, Content, Delivered, DeliveredShared, InboxError, Page, Read};
 
 /// How many go in one call.
 const GROUP: usize = 512;
@@ -25,12 +26,29 @@ const RETRY_MIN: Duration = Duration::from_millis(500);
 /// And at most.
 const RETRY_MAX: Duration = Duration::from_millis(1_500);
 
+/// How many pages are read for what an earlier connection had sent; a window is one or two.
+const COVERED_PAGES: usize = 8;
+
+/// How many of such reads are under way at once: others need the inbox more.
+const COVERING: usize = 4;
+
 /// What is to be noted. Bounded.
-#[derive(Default)]
 pub(super) struct Receipts {
     own: Mutex<Vec<Delivered>>,
     shared: Mutex<HashMap<(Stream, Epoch, Seq), u64>>,
     arrived: Notify,
+    covering: Semaphore,
+}
+
+impl Default for Receipts {
+    fn default() -> Self {
+        Self {
+            own: Mutex::default(),
+            shared: Mutex::default(),
+            arrived: Notify::new(),
+            covering: Semaphore::new(COVERING),
+        }
+    }
 }
 
 impl Receipts {
@@ -99,6 +117,60 @@ impl Delivery {
         self.metrics.acks.inc();
         if !self.receipts.acked(stream, epoch, seq) {
             self.metrics.receipts_lost.inc();
+        }
+    }
+
+    /// An ack covers the entries after `after` and up to `to`: an earlier connection of the device had sent them, and
+    /// its own ack was lost with it. Not for shared streams: those count devices, and this one may be counted.
+    pub(super) fn note_covered(
+        self: &Arc<Self>,
+        connection: &Connection,
+        stream: &Stream,
+        epoch: Epoch,
+        mut after: Seq,
+        to: Seq,
+    ) {
+        if stream.is_shared() {
+            return;
+        }
+        let (delivery, stream) = (Arc::clone(self), stream.clone());
+        let audience = Audience::Device(connection.device.clone());
+        self.tracker.spawn(async move {
+            let Ok(_turn) = delivery.receipts.covering.acquire().await else { return };
+            for _ in 0..COVERED_PAGES {
+                let Some(page) = delivery.read_covered(&stream, after, to, &audience).await else { return };
+                if page.epoch != epoch {
+                    return;
+                }
+                for entry in page.entries.iter().filter(|entry| entry.seq <= to) {
+                    if matches!(entry.content, Content::Notification { .. }) {
+                        delivery.note_receipt(&stream, epoch, entry.seq);
+                    }
+                }
+                after = page.through;
+                if after >= to || page.through >= page.head {
+                    return;
+                }
+            }
+        });
+    }
+
+    async fn read_covered(&self, stream: &Stream, after: Seq, to: Seq, audience: &Audience) -> Option<Page> {
+        let wanted = u32::try_from(to.0.saturating_sub(after.0)).unwrap_or(u32::MAX);
+        let read = Read {
+            stream: stream.clone(),
+            after,
+            audience: audience.clone(),
+            max_entries: wanted.clamp(1, self.settings.page_entries),
+            max_bytes: self.settings.window.bytes,
+        };
+        match self.inbox.read(vec![read], self.clock.now()).await {
+            Ok(mut pages) => pages.pop(),
+            Err(error) => {
+                self.metrics.receipt_failures.inc();
+                debug!(%error, "what an earlier connection had sent was not noted as delivered");
+                None
+            }
         }
     }
 

@@ -85,7 +85,7 @@ impl Delivery {
         let gap = opened.gap_from.is_some();
         let state = StreamState::new(&stream, opened.epoch, opened.head, opened.position, gap, opened.unread);
         connection.push(server::subscribed(id, &state));
-        connection.with_session(|session| session.open(&stream, place(&opened, since.is_some())));
+        connection.with_session(|session| session.open(&stream, place(&opened)));
         self.catch_up(connection, vec![stream], &[opened]);
         Ok(())
     }

@@ -190,6 +190,8 @@ pub struct Opened {
     pub floor: Seq,
     /// The seq after which to read: never under `floor`.
     pub position: Seq,
+    /// Up to here the device has acknowledged; never above `position`, and under it only where `resume` decided.
+    pub cursor: Seq,
     /// Where the client believed to be (its resume or cursor), if entries between there and
     /// `position` are gone, or if that place is of another epoch or above the head.
     pub gap_from: Option<Seq>,

@@ -214,11 +214,16 @@ fn start(request: &Open, found: &Found) -> Opened {
         }
         None => (found.head, None),
     };
+    let cursor = match (request.resume, found.cursor) {
+        (Some(_), Some((epoch, acked))) if epoch == found.epoch => acked.min(position),
+        _ => position,
+    };
     Opened {
         epoch: found.epoch,
         head: found.head,
         floor: found.floor,
         position,
+        cursor,
         gap_from,
         unread: found.unread,
         version: if is_own { found.version_base + found.head.0 + found.reads } else { 0 },

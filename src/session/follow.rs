@@ -11,9 +11,9 @@ pub struct Place {
     pub epoch: Epoch,
     /// Everything up to here is behind it.
     pub position: Seq,
-    /// Whether the device acknowledged everything up to `position` (false where the client's own
-    /// `resume` decided: it has those entries, but may not have acknowledged them).
-    pub acked: bool,
+    /// Up to here the device has acknowledged: under `position` where the client's own `resume` decided (it has
+    /// the entries in between, but no acknowledgement of them has arrived).
+    pub cursor: Seq,
 }
 
 /// What to read.
@@ -115,10 +115,8 @@ impl Follow {
         }
         self.epoch = Some(place.epoch);
         self.position = place.position;
-        match place.acked {
-            true => self.acked = place.position,
-            false => self.resumed = place.position,
-        }
+        self.acked = place.cursor;
+        self.resumed = place.position;
     }
 
     pub(super) fn offer(
@@ -290,11 +288,13 @@ impl Follow {
             self.stuck = Stuck::No;
         }
         let before = self.acked;
+        let reached = seq.min(self.resumed);
+        let covered = (reached > before).then_some((before, reached));
         self.acked = self.acked.max(seq);
         self.acked = self.settled();
         self.moved |= self.acked > before;
         let read = self.phase != Phase::Live && !self.reading && self.sent.is_half_free(window);
-        Ok(Acked { epoch, cursor: self.acked, read })
+        Ok(Acked { epoch, cursor: self.acked, read, covered })
     }
 
     /// How far nothing is left to acknowledge: entries that this device was never to get are passed too.

@@ -130,6 +130,8 @@ pub struct Acked {
     pub cursor: Seq,
     /// Whether the session was held back by its window and has room again: read on.
     pub read: bool,
+    /// What it acknowledges that an earlier session had sent: the entries after the first and up to the second.
+    pub covered: Option<(Seq, Seq)>,
 }
 
 /// Why an ack is refused.

@@ -34,7 +34,7 @@ fn view<'a>(after: u64, entries: &'a [Offered<'a>], through: u64, head: u64) -> 
 fn live_at(position: u64) -> Session {
     let mut session = Session::new(None, window(), Rules::SOUND);
     session.follow(stream());
-    session.open(&stream(), Place { epoch: EPOCH, position: Seq(position), acked: true });
+    session.open(&stream(), Place { epoch: EPOCH, position: Seq(position), cursor: Seq(position) });
     assert!(session.begin_read(&stream()).is_some());
     assert_eq!(session.page(&stream(), view(position, &[], position, position), |_| Flow::Open), Next::Wait);
     session
@@ -74,7 +74,7 @@ fn an_offer_during_a_read_makes_it_read_again_before_it_is_live() {
     let mut session = Session::new(None, window(), Rules::SOUND);
     session.follow(stream());
     assert_eq!(session.offer(&stream(), EPOCH, entry(1)), Verdict::Held);
-    session.open(&stream(), Place { epoch: EPOCH, position: Seq(0), acked: true });
+    session.open(&stream(), Place { epoch: EPOCH, position: Seq(0), cursor: Seq(0) });
     assert!(session.begin_read(&stream()).is_some());
     assert_eq!(session.offer(&stream(), EPOCH, entry(2)), Verdict::Held);
     let first = [entry(1)];
@@ -108,8 +108,8 @@ fn a_full_window_holds_back_and_an_ack_reads_on() {
     assert_eq!(session.offer(&stream(), EPOCH, entry(6)), Verdict::Held);
     assert_eq!(session.begin_read(&stream()), None, "there is no room");
     assert!(session.stuck().is_empty() && session.stuck() == [stream()] && session.stuck().is_empty());
-    assert_eq!(ack(&mut session, 1), Ok(Acked { epoch: EPOCH, cursor: Seq(1), read: false }));
-    assert_eq!(ack(&mut session, 2), Ok(Acked { epoch: EPOCH, cursor: Seq(2), read: true }));
+    assert_eq!(ack(&mut session, 1), Ok(Acked { epoch: EPOCH, cursor: Seq(1), read: false, covered: None }));
+    assert_eq!(ack(&mut session, 2), Ok(Acked { epoch: EPOCH, cursor: Seq(2), read: true, covered: None }));
     let read = session.begin_read(&stream()).expect("there is room");
     assert_eq!((read.after, read.entries), (Seq(4), 2));
 }
@@ -128,11 +128,28 @@ fn a_resumed_place_is_not_acknowledged_before_the_client_says_so() {
     let own = Stream::parse("user:alice").expect("valid");
     let mut session = Session::new(None, window(), Rules::SOUND);
     session.follow(own.clone());
-    session.open(&own, Place { epoch: EPOCH, position: Seq(9), acked: false });
+    session.open(&own, Place { epoch: EPOCH, position: Seq(9), cursor: Seq(0) });
     session.begin_read(&own);
     assert_eq!(session.page(&own, view(9, &[], 9, 9), |_| Flow::Open), Next::Wait);
     assert_eq!(session.cursors().count(), 0);
     assert_eq!(session.ack(&own, Seq(9), |_, _| {}).map(|acked| acked.cursor), Ok(Seq(9)));
+}
+
+#[test]
+fn what_the_client_has_by_its_own_word_is_covered_once_by_the_acks_that_reach_it() {
+    let own = stream();
+    let mut session = Session::new(None, window(), Rules::SOUND);
+    session.follow(own.clone());
+    session.open(&own, Place { epoch: EPOCH, position: Seq(9), cursor: Seq(4) });
+    session.begin_read(&own);
+    assert_eq!(session.page(&own, view(9, &[], 9, 9), |_| Flow::Open), Next::Wait);
+    let covered =
+        |session: &mut Session, seq| session.ack(&own, Seq(seq), |_, _| {}).map(|acked| acked.covered);
+    assert_eq!(covered(&mut session, 3), Ok(None), "it was acknowledged before");
+    assert_eq!(covered(&mut session, 6), Ok(Some((Seq(4), Seq(6)))));
+    assert_eq!(session.offer(&own, EPOCH, entry(10)), Verdict::Send);
+    assert_eq!(covered(&mut session, 10), Ok(Some((Seq(6), Seq(9)))));
+    assert_eq!(covered(&mut session, 10), Ok(None));
 }
 
 #[test]
@@ -184,7 +201,7 @@ fn an_offer_of_another_epoch_before_the_stream_is_opened_makes_it_read_before_it
     let mut session = Session::new(None, window(), Rules::SOUND);
     session.follow(stream());
     assert_eq!(session.offer(&stream(), Epoch(4), entry(1)), Verdict::Held);
-    session.open(&stream(), Place { epoch: EPOCH, position: Seq(7), acked: true });
+    session.open(&stream(), Place { epoch: EPOCH, position: Seq(7), cursor: Seq(7) });
     session.begin_read(&stream()).expect("it is not live yet");
     assert_eq!(steps(&mut session, view(7, &[], 7, 7)), (vec![], Next::Read), "what `open` said is older");
     session.begin_read(&stream()).expect("once more");
@@ -199,7 +216,7 @@ fn a_page_that_an_earlier_follower_asked_for_ends_nothing() {
     session.unfollow(&stream());
     session.follow(stream());
     assert_eq!(steps(&mut session, view(5, &[], 9, 9)), (vec![], Next::Wait));
-    session.open(&stream(), Place { epoch: EPOCH, position: Seq(2), acked: true });
+    session.open(&stream(), Place { epoch: EPOCH, position: Seq(2), cursor: Seq(2) });
     assert_eq!(steps(&mut session, view(5, &[], 9, 9)), (vec![], Next::Read));
     assert_eq!(session.begin_read(&stream()).map(|read| read.after), Some(Seq(2)));
 }
@@ -250,7 +267,7 @@ fn an_auto_ack_takes_what_was_sent_before_the_ping() {
     session.offer(&stream(), EPOCH, entry(1));
     session.ping();
     session.offer(&stream(), EPOCH, entry(2));
-    let acked = Acked { epoch: EPOCH, cursor: Seq(1), read: false };
+    let acked = Acked { epoch: EPOCH, cursor: Seq(1), read: false, covered: None };
     assert_eq!(session.pong(|_, _, _| {}), vec![(stream(), acked)]);
     assert!(session.pong(|_, _, _| {}).is_empty());
 }
@@ -287,7 +304,7 @@ fn run(seed: u64) {
     let mut page: Option<(ReadFrom, u64)> = None;
     let (mut sent, mut acked) = (Vec::<u64>::new(), 0);
     session.follow(stream());
-    session.open(&stream(), Place { epoch: EPOCH, position: Seq(0), acked: true });
+    session.open(&stream(), Place { epoch: EPOCH, position: Seq(0), cursor: Seq(0) });
     for step in 0..400 {
         let calm = step >= 250;
         match random.random_range(0..7) {

@@ -36,6 +36,8 @@ pub struct Sums {
     pub due: u64,
     /// Arrived at a device and new to it.
     pub delivered: u64,
+    /// Of these, as far as the cursors of users' own streams say, acknowledged and committed.
+    pub acked: u64,
     /// Frames that repeated an earlier one of the same connection.
     pub doubled_within: u64,
     /// Frames that repeated one of an earlier connection.
@@ -219,8 +221,9 @@ impl Account {
         &self.sums
     }
 
-    /// Ends a fault: what is missing now is lost.
-    pub fn close(&mut self) -> (Sums, Vec<String>) {
+    /// Ends a fault: what is missing now is lost, and of what was delivered `unacked` were not acknowledged.
+    pub fn close(&mut self, unacked: u64) -> (Sums, Vec<String>) {
+        self.sums.acked = self.sums.delivered.saturating_sub(unacked);
         let mut complaints = std::mem::take(&mut self.complaints);
         for (device, book) in self.books.iter_mut().enumerate() {
             self.sums.lost += book.missing.len() as u64;

@@ -1,13 +1,16 @@
 //! The faults, from cheap to dear, and how each is done and undone.
 //!
-//! Each waits until the nodes say that something is wrong, where they can know: a fault that nobody notices
-//! would prove nothing.
+//! Each waits, while it lasts, until the nodes say that something is wrong or show another sign of it; those that are over at
+//! once leave their signs to be seen afterwards. A fault that nobody notices would prove nothing.
 
 use std::time::Duration;
 
 use sqlx::Executor;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::account::Account;
+use crate::crowd::DEVICES;
+use crate::signs::Sign;
 use crate::stage::{Lines, NODES, Stage};
 use crate::support::process::NodeProcess;
 use crate::support::proxy::ChaosProxy;
@@ -145,6 +148,16 @@ impl Fault {
         matches!(self, Self::AllDevicesDropped | Self::NodeKilled)
     }
 
+    /// How many devices surely lose their connections by it, as they are connected now.
+    pub fn drops(self, account: &Account) -> u64 {
+        let of_the_first = || (0..DEVICES).filter(|place| account.node_of(*place) == Some(0)).count();
+        match self {
+            Self::AllDevicesDropped => DEVICES as u64,
+            Self::NodeKilled => of_the_first() as u64,
+            _ => 0,
+        }
+    }
+
     /// Breaks it, and (but for what [`Self::repair`] does) mends it. When it returns the fault has ended.
     pub async fn strike(self, stage: &mut Stage) {
         match self {
@@ -153,6 +166,7 @@ impl Fault {
             Self::SomeDevicesStall => stall(stage).await,
             Self::NodeQueueDeleted => delete_node_queue(stage).await,
             Self::RabbitConnectionsClosed => {
+                stage.unnoticed = stage.watch_both(Sign::NEW_SESSION).await;
                 stage.rabbit.ctl(0, &["close_all_connections", "a fault"]).await;
             }
             Self::PostgresConnectionsTerminated => {
@@ -161,11 +175,7 @@ impl Fault {
                     stage.complaints.push(format!("only {ended} connections were terminated"));
                 }
             }
-            Self::TableLocked => {
-                let mut lock = stage.postgres.lock_entries().await;
-                sleep(LONG).await;
-                lock.execute("rollback").await.expect("the lock was held");
-            }
+            Self::TableLocked => lock_table(stage).await,
             Self::MemoryAlarm => memory_alarm(stage).await,
             Self::RabbitKilled => {
                 stage.rabbit.kill(0);
@@ -190,34 +200,49 @@ impl Fault {
                 line(&stage.lines[0], backend).heal();
             }
             Self::Silence(backend) => {
+                let until = Instant::now() + SILENCE;
                 line(&stage.lines[0], backend).freeze();
-                sleep(SILENCE).await;
+                stage.says(0, trouble(backend)).await;
+                // It is the network of one node alone.
+                stage.says(1, "ok").await;
+                sleep_until(until).await;
                 line(&stage.lines[0], backend).heal();
             }
             Self::NodeKilled => stage.nodes[0].process().kill(),
-            Self::NodeStopped => {
-                stage.nodes[0].process().signal("STOP");
-                sleep(STOPPED).await;
-                stage.nodes[0].process().signal("CONT");
-            }
+            Self::NodeStopped => stop_node(stage).await,
             Self::NodeStoppedAmidAppend => stop_amid_append(stage).await,
-            Self::RabbitMemberKilled => {
-                stage.rabbit.kill(0);
-                sleep(SHORT).await;
-                stage.rabbit.start_again(0).await;
-            }
-            Self::RabbitMemberCutOff => {
-                stage.rabbit.partition(0).await;
-                sleep(LONG).await;
-                stage.rabbit.heal(0).await;
-                stage.rabbit.answers(0).await;
+            Self::RabbitMemberKilled | Self::RabbitMemberCutOff => self.strike_member(stage).await,
+        }
+    }
+
+    /// The member that the first node is connected to: it goes on with another one while that is away.
+    async fn strike_member(self, stage: &mut Stage) {
+        let member = stage.rabbit.member_of(NODES[0]).await;
+        let watch = stage.watch(0, Sign::NEW_SESSION).await;
+        let (until, is_killed) = (Instant::now() + LONG, self == Self::RabbitMemberKilled);
+        match is_killed {
+            true => stage.rabbit.kill(member),
+            false => stage.rabbit.partition(member).await,
+        }
+        stage.rabbit.is_missed(member).await;
+        stage.notice(vec![watch]).await;
+        both_say(stage, "ok").await;
+        sleep_until(until).await;
+        match is_killed {
+            true => stage.rabbit.start_again(member).await,
+            false => {
+                stage.rabbit.heal(member).await;
+                stage.rabbit.answers(member).await;
             }
         }
     }
 
     async fn strike_redis(self, stage: &mut Stage) {
         match self {
-            Self::RedisFlushed => stage.redis[0].run::<()>(&["FLUSHALL"]).await,
+            Self::RedisFlushed => {
+                stage.unnoticed = stage.watch_both(Sign::FORGOTTEN).await;
+                stage.redis[0].run::<()>(&["FLUSHALL"]).await;
+            }
             Self::RedisReadOnly => {
                 // A replica of nobody: it answers reads and refuses writes.
                 let nobody = crate::support::ports::free_port().to_string();
@@ -237,20 +262,27 @@ impl Fault {
                 both_say(stage, "degraded").await;
                 stage.redis[0].start_again().await;
             }
-            Self::RedisPrimaryKilled => {
-                let old = primary(stage).await;
-                stage.redis[old].kill();
-                other_primary(stage, old).await;
-                stage.redis[old].start_again().await;
-            }
-            // The frozen one takes writes after its thaw, until a sentinel demotes it: they are lost.
-            _ => {
-                let old = primary(stage).await;
-                stage.redis[old].signal("STOP");
-                other_primary(stage, old).await;
-                sleep(SHORT).await;
-                stage.redis[old].signal("CONT");
-            }
+            _ => self.strike_primary(stage).await,
+        }
+    }
+
+    /// The nodes must have gone over to the other one before the old one is back.
+    async fn strike_primary(self, stage: &mut Stage) {
+        let old = primary(stage).await;
+        let watches = stage.watch_both(Sign::NO_PRESENCE).await;
+        let (until, is_killed) = (Instant::now() + SHORT, self == Self::RedisPrimaryKilled);
+        match is_killed {
+            true => stage.redis[old].kill(),
+            false => stage.redis[old].signal("STOP"),
+        }
+        other_primary(stage, old).await;
+        stage.notice(watches).await;
+        both_say(stage, "ok").await;
+        sleep_until(until).await;
+        match is_killed {
+            true => stage.redis[old].start_again().await,
+            // It takes writes after its thaw, until a sentinel demotes it: they are lost.
+            false => stage.redis[old].signal("CONT"),
         }
     }
 
@@ -261,8 +293,13 @@ impl Fault {
         }
     }
 
-    /// Before the load ends: the nodes must say that all is well.
-    pub async fn tidy(self, stage: &mut Stage) {
+    /// While the load goes on: the nodes must have noticed, and say that all is well.
+    pub async fn settle(self, stage: &mut Stage) {
+        let unnoticed = std::mem::take(&mut stage.unnoticed);
+        stage.notice(unnoticed).await;
+        for node in 0..NODES.len() {
+            stage.lists(node, NODES.len() - 1).await;
+        }
         both_say(stage, "ok").await;
     }
 }
@@ -309,11 +346,33 @@ async fn stall(stage: &mut Stage) {
 }
 
 async fn delete_node_queue(stage: &mut Stage) {
+    stage.unnoticed = vec![stage.watch(0, Sign::QUEUE_GONE).await];
     let queues = stage.rabbit.ctl(0, &["list_queues", "name"]).await;
     let prefix = format!("fanfare.node.{}.", NODES[0]);
     let queue = queues.lines().find(|line| line.starts_with(&prefix));
     let queue = queue.unwrap_or_else(|| panic!("no queue of {} in {queues}", NODES[0])).to_owned();
     stage.rabbit.ctl(0, &["delete_queue", &queue]).await;
+}
+
+async fn lock_table(stage: &mut Stage) {
+    let watches = stage.watch_both(Sign::NO_INBOX).await;
+    let (until, mut looking) = (Instant::now() + LONG, stage.postgres.connect().await);
+    let mut lock = stage.postgres.lock_entries().await;
+    stage.notice(watches).await;
+    if stage.postgres.waiting(&mut looking).await == 0 {
+        stage.complaints.push("nobody waited for the lock".to_owned());
+    }
+    sleep_until(until).await;
+    lock.execute("rollback").await.expect("the lock was held");
+}
+
+/// Longer than its lease: the other one must have given it up.
+async fn stop_node(stage: &mut Stage) {
+    let until = Instant::now() + STOPPED;
+    stage.nodes[0].process().signal("STOP");
+    stage.lists(1, 0).await;
+    sleep_until(until).await;
+    stage.nodes[0].process().signal("CONT");
 }
 
 async fn memory_alarm(stage: &mut Stage) {
@@ -339,9 +398,11 @@ async fn stop_amid_append(stage: &mut Stage) {
     if waiting < 3 {
         stage.complaints.push(format!("only {waiting} statements were in flight"));
     }
+    let until = Instant::now() + STOPPED;
     stage.nodes[0].process().signal("STOP");
     lock.execute("rollback").await.expect("the lock was held");
-    sleep(STOPPED).await;
+    stage.lists(1, 0).await;
+    sleep_until(until).await;
     stage.nodes[0].process().signal("CONT");
 }
 

@@ -1,7 +1,7 @@
 //! Real parts broken under load, each with an exact account: nothing that was accepted is lost.
 //!
 //! `tests/faults/run` starts it; `tests/faults/run NAME…` runs some of the faults, `SEED=17` chooses as
-//! another run did. A program of its own and not a list of tests: the faults share one cluster, which is dear to start.
+//! another run did, `FAULTS_RATE=250` demands a smaller load of a slow machine. A program of its own and not a list of tests: the faults share one cluster, which is dear to start.
 #![expect(unreachable_pub, reason = "modules of one program speak through pub items")]
 
 #[expect(dead_code, unused_imports, reason = "shared with tests/it, which needs more of it")]
@@ -18,15 +18,21 @@ mod faults;
 mod load;
 mod postgres;
 mod rabbit;
+mod signs;
 mod stage;
 mod table;
+mod verdict;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use faults::Fault;
 use stage::Stage;
-use table::{Row, table};
+use table::table;
+use verdict::Row;
+
+/// Accepted a second before each fault: less proves less.
+const RATE: f64 = 500.0;
 
 fn main() -> ExitCode {
     let names: Vec<String> = std::env::args().skip(1).collect();
@@ -37,9 +43,10 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    let rows = runtime.block_on(run(&names));
-    let text = table(&rows);
-    println!("\n{text}");
+    let rate = std::env::var("FAULTS_RATE");
+    let demand = rate.map_or(RATE, |rate| rate.parse().expect("FAULTS_RATE is a number"));
+    let (rows, farewell) = runtime.block_on(run(&names, demand));
+    println!("\n{}\n{farewell}", table(&rows));
     let bad: Vec<&str> = rows.iter().filter(|row| !row.wrong.is_empty()).map(|row| row.name).collect();
     println!(
         "{} faults, {} went wrong{}{}",
@@ -51,7 +58,8 @@ fn main() -> ExitCode {
     if bad.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-async fn run(names: &[String]) -> Vec<Row> {
+/// Answers the rows, and what became of the cursors at the end.
+async fn run(names: &[String], demand: f64) -> (Vec<Row>, String) {
     let began = Instant::now();
     let seed =
         std::env::var("SEED").ok().map_or_else(rand::random, |seed| seed.parse().expect("SEED is a number"));
@@ -66,7 +74,7 @@ async fn run(names: &[String]) -> Vec<Row> {
             stage.move_to_clusters().await;
             on_clusters = true;
         }
-        let row = course::run(&mut stage, fault).await;
+        let row = course::run(&mut stage, fault, demand).await;
         println!(
             "{:>6.1} s: {}",
             began.elapsed().as_secs_f64(),
@@ -84,5 +92,10 @@ async fn run(names: &[String]) -> Vec<Row> {
             std::fs::write(&path, table(&rows)).unwrap_or_else(|error| panic!("{path}: {error}"));
         }
     }
-    rows
+    let (cursors, behind) = stage.farewell(course::FLUSH).await;
+    let farewell = format!("{cursors} cursors of topics and everyone at the end, {behind} of them behind");
+    if let (1.., Some(row)) = (behind, rows.last_mut()) {
+        row.wrong.push(farewell.clone());
+    }
+    (rows, farewell)
 }

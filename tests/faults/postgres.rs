@@ -108,6 +108,21 @@ impl PostgresServer {
         sqlx::query_scalar(waiting).fetch_one(connection).await.expect("PostgreSQL answers")
     }
 
+    /// How many cursors there are of streams with names like this, how many of them are not at the head, and by how
+    /// many entries in all.
+    pub async fn cursors(&self, streams: &str) -> (i64, i64, i64) {
+        let mut connection = self.connect().await;
+        sqlx::query_as(
+            "select count(*), count(*) filter (where c.acked_seq <> s.last_seq), \
+             coalesce(sum(abs(s.last_seq - c.acked_seq)), 0)::bigint \
+             from cursors c join streams s on s.name = c.stream where c.stream like $1",
+        )
+        .bind(streams)
+        .fetch_one(&mut connection)
+        .await
+        .expect("PostgreSQL answers")
+    }
+
     async fn answers(&self) {
         eventually(START, "an answer of PostgreSQL", async || {
             PgConnection::connect(&self.url()).await.is_ok()

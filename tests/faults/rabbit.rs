@@ -90,6 +90,27 @@ impl Rabbit {
         text
     }
 
+    /// The member on which a node's connections are.
+    pub async fn member_of(&self, node: &str) -> usize {
+        let connections = self.ctl(0, &["list_connections", "client_properties", "pid"]).await;
+        let name = format!("fanfare {node} ");
+        let own = connections.lines().find(|line| line.contains(&name));
+        let own = own.unwrap_or_else(|| panic!("no connection of {node} in {connections}"));
+        // A process id names its member.
+        let member = self.members.iter().position(|member| own.contains(&member.name));
+        member.unwrap_or_else(|| panic!("no member of this cluster in {own}"))
+    }
+
+    /// Waits until the others have done without a member.
+    pub async fn is_missed(&self, member: usize) {
+        let (other, name) = ((member + 1) % self.members.len(), &self.members[member].name);
+        eventually(START, &format!("the others miss {name}"), async || {
+            let running = self.ctl(other, &["eval", "rabbit_nodes:all_running()."]).await;
+            !running.contains(name.as_str())
+        })
+        .await;
+    }
+
     /// Cuts a member's links to all others, at once: one after the other would be another fault.
     pub async fn partition(&self, member: usize) {
         let others = "Others = rabbit_nodes:all_running() -- [node()]";

@@ -13,6 +13,7 @@ use crate::crowd::{Crowd, DEVICES, home};
 use crate::load::{Load, Work};
 use crate::postgres::PostgresServer;
 use crate::rabbit::Rabbit;
+use crate::signs::{NOTICE, Watch};
 use crate::support::operator::Operator;
 use crate::support::process::{NodeProcess, NodeSettings, run};
 use crate::support::proxy::ChaosProxy;
@@ -24,8 +25,6 @@ pub const NODES: [&str; 2] = ["node-1", "node-2"];
 /// Until all devices are where they belong.
 const GATHER: Duration = Duration::from_secs(5);
 const GATHERINGS: u32 = 20;
-/// How long a node may take to say that something is wrong, or well again.
-const NOTICE: Duration = Duration::from_secs(45);
 
 /// What one node reaches its backends through.
 #[derive(Debug)]
@@ -51,6 +50,8 @@ pub struct Stage {
     pub postgres: PostgresServer,
     /// What looked wrong in this fault beside the account.
     pub complaints: Vec<String>,
+    /// What nodes are still to notice, of a fault that is over at once.
+    pub unnoticed: Vec<Watch>,
     credentials: Credentials,
     folder: TempDir,
 }
@@ -85,7 +86,8 @@ impl Stage {
         let crowd = Crowd::start(&urls, &credentials, &books, seed);
         let urls = nodes.iter().map(NodeProcess::http_url).collect();
         let work = Work::new(&books, urls, &credentials.publisher_key, seed);
-        let (turns, redis, complaints) = (Load::turns(), vec![redis], vec![]);
+        let (turns, redis) = (Load::turns(), vec![redis]);
+        let (complaints, unnoticed) = (vec![], vec![]);
         let stage = Self {
             crowd,
             work,
@@ -97,6 +99,7 @@ impl Stage {
             redis,
             postgres,
             complaints,
+            unnoticed,
             credentials,
             folder,
         };
@@ -128,7 +131,7 @@ impl Stage {
     /// Waits until a node's `/readyz` answers like this: `ok`, `degraded` or (503) `unavailable`. A complaint,
     /// if it does not in time.
     pub async fn says(&mut self, node: usize, expected: &str) {
-        let operator = Operator::new(&self.nodes[node].admin_url(), &self.credentials);
+        let operator = self.operator(node);
         let waiting = async {
             loop {
                 let (status, body) = operator.get("/readyz").await;
@@ -148,11 +151,35 @@ impl Stage {
         }
     }
 
+    /// Waits until a node lists other nodes as live, or lists none. A complaint, if it does not in time.
+    pub async fn lists(&mut self, node: usize, others: usize) {
+        let operator = self.operator(node);
+        let waiting = async {
+            loop {
+                let (status, body) = operator.get("/admin/nodes").await;
+                let listed = body["nodes"].as_array().map(Vec::len);
+                if status == 200 && body["partial"] == false && listed == Some(others + 1) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        if tokio::time::timeout(NOTICE, waiting).await.is_err() {
+            self.complaints
+                .push(format!("{} did not list {others} other nodes within {NOTICE:?}", NODES[node]));
+        }
+    }
+
+    /// An operator of a node.
+    pub fn operator(&self, node: usize) -> Operator {
+        Operator::new(&self.nodes[node].admin_url(), &self.credentials)
+    }
+
     /// The sum of a metric over both nodes.
     pub async fn metric(&self, name: &str) -> f64 {
         let mut sum = 0.0;
-        for node in &self.nodes {
-            sum += Operator::new(&node.admin_url(), &self.credentials).metric(name).await;
+        for node in 0..self.nodes.len() {
+            sum += self.operator(node).metric(name).await;
         }
         sum
     }
@@ -180,18 +207,26 @@ impl Stage {
         self.gather().await;
     }
 
-    /// How many cursors there are of users' own streams, how many of them are not at the head yet, and by how
+    /// How many cursors there are of users' own streams, how many of them are not at the head, and by how
     /// many entries in all.
     pub async fn cursors(&self) -> (i64, i64, i64) {
-        let mut connection = self.postgres.connect().await;
-        sqlx::query_as(
-            "select count(*), count(*) filter (where c.acked_seq <> s.last_seq), \
-             coalesce(sum(s.last_seq - c.acked_seq), 0)::bigint \
-             from cursors c join streams s on s.name = c.stream where c.stream like 'user:%'",
-        )
-        .fetch_one(&mut connection)
-        .await
-        .expect("PostgreSQL answers")
+        self.postgres.cursors("user:%").await
+    }
+
+    /// All devices leave for good: then the cursors of topics and everyone, which nodes write when a connection ends, must
+    /// come to the heads, too. Answers how many there are, and how many are behind after `deadline`.
+    pub async fn farewell(self, deadline: Duration) -> (i64, i64) {
+        drop(self.crowd);
+        let until = tokio::time::Instant::now() + deadline;
+        loop {
+            let (topics, topics_behind, _) = self.postgres.cursors("topic:%").await;
+            let (everyone, everyone_behind, _) = self.postgres.cursors("everyone").await;
+            let behind = topics_behind + everyone_behind;
+            if behind == 0 || tokio::time::Instant::now() > until {
+                return (topics + everyone, behind);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// The last lines of warnings that the nodes logged.

@@ -3,30 +3,9 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::account::Sums;
+use crate::verdict::Row;
 
-/// What came of one fault.
-#[derive(Debug)]
-pub struct Row {
-    /// The fault.
-    pub name: &'static str,
-    /// Accepted a second before it.
-    pub rate: f64,
-    /// The account.
-    pub sums: Sums,
-    /// Entries that no cursor says are acknowledged.
-    pub unacked: i64,
-    /// How long it lasted.
-    pub lasted: Duration,
-    /// From its end until the last device was connected again.
-    pub back: Option<Duration>,
-    /// From then until all devices had everything.
-    pub everything: Option<Duration>,
-    /// What is wrong; empty is well.
-    pub wrong: Vec<String>,
-}
-
-const HEAD: &str = "| fault | lasted | before it, a second | published | of it AMQP | due | delivered | acked | tried again | \
+const HEAD: &str = "| fault | lasted | before it, a second (at least) | published | of it AMQP | due | delivered | acked | tried again | \
      reconnects | doubled on the wire: across a reconnect, within | past the seq check | out of order | lost | clients back | everything after |\n\
      |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n";
 
@@ -35,18 +14,19 @@ pub fn table(rows: &[Row]) -> String {
     let mut text = HEAD.to_owned();
     for row in rows {
         let sums = &row.sums;
-        let acked = i64::try_from(sums.delivered).unwrap_or(i64::MAX) - row.unacked;
         // Writing into a string never fails.
         let _ = writeln!(
             text,
-            "| {} | {} | {:.0} | {} | {} | {} | {} | {acked} | {} | {} | {}, {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {:.0} ({:.0}) | {} | {} | {} | {} | {} | {} | {} | {}, {} | {} | {} | {} | {} | {} |",
             row.name,
             seconds(Some(row.lasted)),
             row.rate,
+            row.demand,
             sums.published,
             sums.confirmed,
             sums.due,
             sums.delivered,
+            sums.acked,
             sums.tries_again,
             sums.reconnects,
             sums.doubled_across,

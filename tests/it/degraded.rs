@@ -12,6 +12,8 @@ use crate::support::backends::{http_client, rabbit_api};
 use crate::support::client::TestClient;
 use crate::support::cluster::TestCluster;
 use crate::support::device::{Device, all_received};
+use crate::support::process::{NodeProcess, NodeSettings};
+use crate::support::proxy::ChaosProxy;
 use crate::support::publisher::Publisher;
 use crate::support::{DEADLINE, eventually};
 
@@ -34,6 +36,15 @@ async fn alice_and_bob(cluster: &TestCluster) -> [Device; 2] {
 
 fn publisher(cluster: &TestCluster) -> Publisher {
     Publisher::new(&cluster.nodes[0].http_url(), &cluster.credentials)
+}
+
+/// Starts the first node anew behind a way to RabbitMQ of its own.
+async fn own_way_to_rabbitmq(cluster: &mut TestCluster) -> ChaosProxy {
+    let (proxy, url) = ChaosProxy::before(&cluster.amqp_url).await;
+    let settings = NodeSettings { broker_urls: vec![url], ..cluster.nodes[0].settings.clone() };
+    cluster.nodes[0].process().kill();
+    cluster.nodes[0] = NodeProcess::start(settings, cluster.folder(), &cluster.credentials).await;
+    proxy
 }
 
 /// Waits until both nodes say in `/readyz` and by the gauge that `dependency` is `state`, and answer `status`.
@@ -152,6 +163,30 @@ async fn a_blocked_rabbitmq_is_told_apart_and_costs_no_answer() {
     all_received(&mut devices, HEALED, 2).await;
     got(&devices, &[1, 2]);
     logged_once(&mut cluster, &["RabbitMQ takes no messages now"]);
+}
+
+/// The other node sees nothing wrong and cannot know that it was sent less. By itself it would look in ten minutes.
+#[tokio::test]
+async fn what_a_node_that_alone_was_without_rabbitmq_could_not_send_is_found_when_it_is_back() {
+    let quick = QUICK.iter().copied().filter(|(key, _)| *key != "delivery.head_check_ms");
+    let seldom: Vec<_> = quick.chain([("delivery.head_check_ms", "600000")]).collect();
+    let mut cluster = TestCluster::start_with(&seldom).await;
+    let proxy = own_way_to_rabbitmq(&mut cluster).await;
+    let mut devices = alice_and_bob(&cluster).await;
+    let [first, second] = [cluster.operator(0), cluster.operator(1)];
+    proxy.cut();
+    eventually(HEALED, "the first node is without RabbitMQ", async || {
+        first.get("/readyz").await.1["checks"]["broker"]["status"] == "down"
+    })
+    .await;
+    publisher(&cluster).publish(&to_both(1)).await;
+    devices[0].received(DEADLINE, 1).await;
+    assert_eq!(second.get("/readyz").await.1["checks"]["broker"]["status"], "up");
+    assert!(devices[1].data("user").is_empty(), "nothing came to the second node");
+    proxy.heal();
+    devices[1].received(HEALED, 1).await;
+    got(&devices, &[1]);
+    assert!(second.metric("fanfare_delivery_head_repairs_total").await > 0.0, "by comparing heads");
 }
 
 /// Publishes into the normal lane, as a backend does.

@@ -158,10 +158,13 @@ async fn a_client_that_reads_nothing_until_the_deadline_is_cut_and_comes_back_to
 #[tokio::test]
 async fn what_expired_while_a_session_was_held_back_is_sent_neither_from_a_page_nor_from_a_tail() {
     let node = TestNode::start_with(&[("gateway.window_entries", "4")]).await;
-    let (url, token) = (node.process.ws_url(), node.credentials.user_token("alice"));
     let publisher = node.publisher();
-    // The user's own stream is read from the inbox, a topic from the node's tail.
-    for (stream, to) in [("user", json!({"users": ["alice"]})), ("topic:news", json!({"topic": "news"}))] {
+    // The user's own stream is read from the inbox, a topic from the node's tail. Each with a user of its own: who
+    // comes back before its last cursor is committed gets what it had once more.
+    for (user, stream, to) in
+        [("alice", "user", json!({"users": ["alice"]})), ("bob", "topic:news", json!({"topic": "news"}))]
+    {
+        let (url, token) = (node.process.ws_url(), node.credentials.user_token(user));
         let mut client = TestClient::connect(&url, &token, json!({"device": "tv", "topics": ["news"]})).await;
         client.expect_welcome().await;
         publish(&publisher, &to, 1..=4).await;

@@ -123,6 +123,35 @@ async fn a_publisher_sees_it_stored_delivered_and_read_also_after_a_kill() {
 }
 
 #[tokio::test]
+async fn what_a_device_had_when_its_ack_was_lost_is_delivered_once_it_acknowledges_more() {
+    let (_node, api) = one_node().await;
+    let mut phone = api.device("alice", "phone").await;
+    let all = json!({"to": {"users": ["alice"]}});
+    let first = api.publish(all.clone()).await;
+    let for_another = api.publish(json!({"to": {"devices": [{"user": "alice", "device": "desk"}]}})).await;
+    let second = api.publish(all.clone()).await;
+    phone.expect_notification().await;
+    let seq = phone.expect_notification().await.seq.expect("a seq");
+    // As if its ack had been under way when the connection broke.
+    drop(phone);
+    let url = format!("{}/v1/connect", api.url.replacen("http", "ws", 1));
+    let hello = |epoch: &str| json!({"device": "phone", "resume": {"user": {"epoch": epoch, "seq": seq}}});
+    let token = api.credentials.user_token("alice");
+    let mut looking = TestClient::connect(&url, &token, json!({"device": "looking"})).await;
+    let epoch = looking.expect_welcome().await.streams[0].epoch.clone();
+    let mut phone = TestClient::connect(&url, &token, hello(&epoch)).await;
+    phone.expect_welcome().await;
+    let third = api.publish(all).await;
+    let last = phone.expect_notification().await.seq.expect("a seq");
+    assert_eq!(api.counts(&first).await, json!({"stored": 1}), "that it says so is no acknowledgement");
+    phone.ack("user", last).await;
+    for id in [&first, &second, &third] {
+        api.becomes(id, json!({"delivered": 1})).await;
+    }
+    assert_eq!(api.counts(&for_another).await, json!({"stored": 1}));
+}
+
+#[tokio::test]
 async fn a_newer_one_of_its_collapse_key_is_all_that_an_absent_device_gets() {
     let (_node, api) = one_node().await;
     let body = |number| json!({"to": {"users": ["alice"]}, "data": number, "collapse_key": "score"});

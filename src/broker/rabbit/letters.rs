@@ -6,6 +6,7 @@
 //! behind what came back before: so lists are sorted here. A letter is acknowledged only once its successor in the lane is
 //! confirmed. It must never hold letters between errands.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,8 +16,8 @@ use futures_util::FutureExt;
 use futures_util::stream::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicNackOptions, BasicPublishOptions, ConfirmSelectOptions,
-    QueueDeclareOptions, QueueDeleteOptions,
+    BasicAckOptions, BasicCancelOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions,
+    ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Confirmation, Consumer};
@@ -45,7 +46,7 @@ const REACH: u16 = 10_000;
 /// How many are taken at a time on the way to one of them. The first is alone, so that whoever goes through a list from its
 /// beginning takes one letter each time.
 const STRETCHES: [u16; 4] = [1, 31, 968, REACH - 1_000];
-/// Silence after which an empty queue is believed to be empty.
+/// Silence after which the queue is asked whether it is empty.
 const QUIET: Duration = Duration::from_millis(50);
 /// The pause before another node is asked for its turn again.
 const TURN: Duration = Duration::from_millis(50);
@@ -186,7 +187,8 @@ impl Clerk {
     /// Takes letters out and puts them back. Dropped, its channel closes, and that puts them back, too.
     async fn go(&self, wanted: &Wanted) -> Result<Found, Failed> {
         let channel = self.consuming.connection.create_channel().await?;
-        let mut walk = Walk { channel, consumers: Vec::new(), login: self.shared.login() };
+        let mut walk =
+            Walk { channel, consumers: Vec::new(), spare: VecDeque::new(), login: self.shared.login() };
         let found = self.walk(&mut walk, wanted).await;
         // Before the turn ends: who comes next finds the letters in their places.
         if let Err(error) = walk.end().await {
@@ -266,6 +268,8 @@ impl Clerk {
 struct Walk {
     channel: Channel,
     consumers: Vec<ShortString>,
+    /// What came as an answer rather than to a consumer.
+    spare: VecDeque<Delivery>,
     login: Option<String>,
 }
 
@@ -326,22 +330,20 @@ impl Walk {
     }
 
     /// The next letter; `None` when there is no more.
-    async fn next(&self, consumer: &mut Consumer) -> Result<Option<Delivery>, Failed> {
-        loop {
-            let delivery = match timeout(QUIET, consumer.next()).await {
-                Ok(delivery) => delivery,
-                Err(_) => {
-                    let declarer = Declarer { channel: &self.channel, patience: WALK_PATIENCE };
-                    let ready = declarer.dead().await.map_err(|_| Failed::Broker)?;
-                    // What was on its way came before the answer.
-                    match consumer.next().now_or_never() {
-                        Some(delivery) => delivery,
-                        None if ready == 0 => return Ok(None),
-                        None => continue,
-                    }
-                }
-            };
+    async fn next(&mut self, consumer: &mut Consumer) -> Result<Option<Delivery>, Failed> {
+        if let Ok(delivery) = timeout(QUIET, consumer.next()).await {
             return Ok(Some(delivery.ok_or(Failed::Broker)??));
+        }
+        // Only `basic.get` knows whether a quorum queue is empty: asked for its length, one that does not answer within
+        // 250 ms is called empty. The answer may still overtake what was on its way to this channel; that to a second
+        // question does not, as the channel then had both in its hands.
+        for _ in 0..2 {
+            let got = self.channel.basic_get(short(DEAD), BasicGetOptions::default()).await?;
+            self.spare.extend(got.map(|message| message.delivery));
+        }
+        match consumer.next().now_or_never() {
+            Some(delivery) => Ok(Some(delivery.ok_or(Failed::Broker)??)),
+            None => Ok(self.spare.pop_front()),
         }
     }
 

@@ -5,6 +5,7 @@ mod dead_letters;
 mod events;
 mod rabbit;
 mod refusals;
+mod slow;
 
 use std::time::Duration;
 

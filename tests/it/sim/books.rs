@@ -56,6 +56,10 @@ pub fn open(
         head: Seq(head),
         floor: Seq(floor),
         position: Seq(position),
+        cursor: match (&request.resume, stored) {
+            (Some(_), Some(place)) if place.epoch == epoch => Seq(place.acked.min(position)),
+            _ => Seq(position),
+        },
         gap_from,
         unread: of_user.unread,
         version: of_user.version,

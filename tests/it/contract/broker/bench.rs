@@ -179,6 +179,22 @@ impl Rabbit {
         Some((headers, dead))
     }
 
+    /// `rabbitmqctl`, which finds the server by the environment that the server itself was started with.
+    pub async fn ctl(&self, arguments: &[&str]) {
+        let pid = std::env::var("FANFARE_TEST_RABBIT_PID")
+            .expect("FANFARE_TEST_RABBIT_PID is not set: run tests/run, which starts the backends");
+        let environ = std::fs::read(format!("/proc/{pid}/environ")).expect("RabbitMQ runs");
+        let environ = String::from_utf8_lossy(&environ).into_owned();
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let running = tokio::task::spawn_blocking(move || {
+            let variables = environ.split('\0').filter_map(|entry| entry.split_once('='));
+            let mut command = std::process::Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl");
+            command.arg("-q").args(arguments).env_clear().envs(variables).output()
+        });
+        let output = within("rabbitmqctl", running).await.expect("no panic").expect("it starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// Ends all nodes and waits for their tasks.
     pub async fn end(&self) {
         self.cancel.cancel();

@@ -36,25 +36,9 @@ async fn delete_queue(rabbit: &Rabbit, name: &str) {
     api(reqwest::Method::DELETE, &path).await;
 }
 
-/// Deletes a queue that is exclusive to another connection: the management API may not, `rabbitmqctl` may. It finds
-/// the server by the environment that the server itself was started with.
+/// Deletes a queue that is exclusive to another connection: the management API may not, `rabbitmqctl` may.
 async fn delete_exclusive_queue(rabbit: &Rabbit, name: &str) {
-    let pid = std::env::var("FANFARE_TEST_RABBIT_PID")
-        .expect("FANFARE_TEST_RABBIT_PID is not set: run tests/run, which starts the backends");
-    let environ = std::fs::read(format!("/proc/{pid}/environ")).expect("RabbitMQ runs");
-    let environ = String::from_utf8_lossy(&environ).into_owned();
-    let vhost = rabbit.vhost().to_owned();
-    let name = name.to_owned();
-    let deleting = tokio::task::spawn_blocking(move || {
-        let variables = environ.split('\0').filter_map(|entry| entry.split_once('='));
-        std::process::Command::new("/usr/lib/rabbitmq/bin/rabbitmqctl")
-            .args(["-q", "-p", &vhost, "delete_queue", &name])
-            .env_clear()
-            .envs(variables)
-            .output()
-    });
-    let output = within("rabbitmqctl", deleting).await.expect("no panic").expect("it starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    rabbit.ctl(&["-p", rabbit.vhost(), "delete_queue", name]).await;
 }
 
 /// Closes the connections of nodes, not the test's own.

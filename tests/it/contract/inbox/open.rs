@@ -84,8 +84,9 @@ async fn a_resume_wins_over_the_cursor_and_leaves_it(store: &Store) {
     for seq in [1, 5] {
         let open = resuming(opening("alice", Some("web")), Some(epoch), seq);
         let opened = store.open_one(open).await.expect("it opens");
-        assert_eq!(opened.position, Seq(seq));
-        assert_eq!(store.attach("alice", "web").await.position, Seq(3));
+        assert_eq!((opened.position, opened.cursor), (Seq(seq), Seq(seq.min(3))));
+        let attached = store.attach("alice", "web").await;
+        assert_eq!((attached.position, attached.cursor), (Seq(3), Seq(3)));
     }
 }
 
