@@ -140,7 +140,19 @@ impl Work {
 
     /// One notification to every user by name, from a publisher of its own.
     pub async fn post_to_all(&self) {
-        let parcel = self.parcel(To::Users((0..USERS).collect()), 10, None);
+        self.post_one(To::Users((0..USERS).collect())).await;
+    }
+
+    /// One notification into every stream that devices share.
+    pub async fn post_to_shared(&self) {
+        for topic in 0..TOPICS {
+            self.post_one(To::Topic(topic)).await;
+        }
+        self.post_one(To::Everyone).await;
+    }
+
+    async fn post_one(&self, to: To) {
+        let parcel = self.parcel(to, 10, None);
         self.post(&client(), &parcel, &mut 0).await;
     }
 

@@ -95,6 +95,7 @@ async fn run(names: &[String], demand: f64) -> (Vec<Row>, String) {
     let (cursors, behind) = stage.farewell(course::FLUSH).await;
     let farewell = format!("{cursors} cursors of topics and everyone at the end, {behind} of them behind");
     if let (1.., Some(row)) = (behind, rows.last_mut()) {
+        println!("          WRONG: {farewell}");
         row.wrong.push(farewell.clone());
     }
     (rows, farewell)

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
 
 use crate::books::Books;
 use crate::crowd::{Crowd, DEVICES, home};
@@ -25,6 +26,8 @@ pub const NODES: [&str; 2] = ["node-1", "node-2"];
 /// Until all devices are where they belong.
 const GATHER: Duration = Duration::from_secs(5);
 const GATHERINGS: u32 = 20;
+/// How often cursors are looked at.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What one node reaches its backends through.
 #[derive(Debug)]
@@ -143,7 +146,7 @@ impl Stage {
                 if said == expected {
                     return;
                 }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                sleep(Duration::from_millis(50)).await;
             }
         };
         if tokio::time::timeout(NOTICE, waiting).await.is_err() {
@@ -161,7 +164,7 @@ impl Stage {
                 if status == 200 && body["partial"] == false && listed == Some(others + 1) {
                     return;
                 }
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                sleep(Duration::from_millis(200)).await;
             }
         };
         if tokio::time::timeout(NOTICE, waiting).await.is_err() {
@@ -216,16 +219,30 @@ impl Stage {
     /// All devices leave for good: then the cursors of topics and everyone, which nodes write when a connection ends, must
     /// come to the heads, too. Answers how many there are, and how many are behind after `deadline`.
     pub async fn farewell(self, deadline: Duration) -> (i64, i64) {
+        self.last_words(deadline).await;
         drop(self.crowd);
-        let until = tokio::time::Instant::now() + deadline;
+        let until = Instant::now() + deadline;
         loop {
             let (topics, topics_behind, _) = self.postgres.cursors("topic:%").await;
             let (everyone, everyone_behind, _) = self.postgres.cursors("everyone").await;
             let behind = topics_behind + everyone_behind;
-            if behind == 0 || tokio::time::Instant::now() > until {
+            if behind == 0 || Instant::now() > until {
                 return (topics + everyone, behind);
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            sleep(LOOK).await;
+        }
+    }
+
+    /// One more into every shared stream: a device that came back where it was has nothing to acknowledge there before it
+    /// gets another one, and its cursor may have died with a node. Then one for every user: when its ack is
+    /// committed, the nodes have read the one before it, too. What does not come shows in the cursors.
+    async fn last_words(&self, deadline: Duration) {
+        self.work.post_to_shared().await;
+        self.books.wait_for(deadline, |account| account.is_complete()).await;
+        self.work.post_to_all().await;
+        let until = Instant::now() + deadline;
+        while self.cursors().await.1 > 0 && Instant::now() < until {
+            sleep(LOOK).await;
         }
     }
 
