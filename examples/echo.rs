@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use bytes::Bytes;
+use fanfare::clock::Clock;
 use fanfare::delivery::outlet::Outlet;
 use fanfare::gateway::accept::{self, AcceptSettings, Lifetime};
 use fanfare::gateway::upgrade::{Decision, upgrade};
@@ -47,7 +48,13 @@ async fn main() -> anyhow::Result<()> {
     }
     let lifetime = Lifetime { tracker: TaskTracker::new(), stop: CancellationToken::new() };
     let metrics = Metrics::new().gateway;
-    let sockets = Sockets::start(settings, metrics.clone(), lifetime.tracker.clone(), lifetime.stop.clone());
+    let sockets = Sockets::start(
+        settings,
+        Clock::system(),
+        metrics.clone(),
+        lifetime.tracker.clone(),
+        lifetime.stop.clone(),
+    );
     let routes = warp::get().and(upgrade(sockets, |_handshake| async {
         Decision::Accept(Box::new(|socket| Arc::new(Echo(socket))))
     }));

@@ -288,7 +288,7 @@ impl Delivery {
             if stream.is_shared() {
                 self.begin_shared(&stream, opened.epoch, opened.head);
             }
-            if opened.position == opened.head && connection.begin_read(&stream).is_some() {
+            if opened.position == opened.head && connection.begin_read(&stream, self.clock.now()).is_some() {
                 let page = crate::inbox::Page {
                     epoch: opened.epoch,
                     floor: opened.floor,

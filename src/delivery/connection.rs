@@ -135,7 +135,9 @@ impl Connection {
         let Some(delivery) = self.delivery.upgrade() else {
             return;
         };
-        let acked = self.lock().session.pong(|stream, epoch, seq| delivery.note_receipt(stream, epoch, seq));
+        let now = delivery.clock.now();
+        let acked =
+            self.lock().session.pong(now, |stream, epoch, seq| delivery.note_receipt(stream, epoch, seq));
         for (stream, acked) in acked {
             self.acknowledged(&delivery, &stream, acked);
         }
@@ -250,8 +252,8 @@ impl Connection {
         let Some(delivery) = self.delivery.upgrade() else {
             return;
         };
-        let acked =
-            self.lock().session.ack(stream, seq, |epoch, seq| delivery.note_receipt(stream, epoch, seq));
+        let (now, note) = (delivery.clock.now(), |epoch, seq| delivery.note_receipt(stream, epoch, seq));
+        let acked = self.lock().session.ack(stream, seq, now, note);
         match acked {
             Ok(acked) => self.acknowledged(&delivery, stream, acked),
             Err(error) => {

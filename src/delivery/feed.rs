@@ -33,12 +33,19 @@ impl Connection {
     }
 
     /// Offers a pushed entry; `frame` is sent if it is the next one.
-    pub(super) fn offer(&self, stream: &Stream, epoch: Epoch, entry: Offered<'_>, frame: &Frame) -> Verdict {
+    pub(super) fn offer(
+        &self,
+        stream: &Stream,
+        epoch: Epoch,
+        entry: Offered<'_>,
+        frame: &Frame,
+        now: UnixMillis,
+    ) -> Verdict {
         let mut state = self.lock();
         if state.phase == Phase::Ended {
             return Verdict::Skip;
         }
-        let verdict = state.session.offer(stream, epoch, entry);
+        let verdict = state.session.offer(stream, epoch, entry, now);
         if verdict == Verdict::Send && self.outlet.push(frame.clone()) == Flow::Full {
             state.session.congested();
         }
@@ -62,8 +69,8 @@ impl Connection {
         true
     }
 
-    pub(super) fn begin_read(&self, stream: &Stream) -> Option<ReadFrom> {
-        self.lock().session.begin_read(stream)
+    pub(super) fn begin_read(&self, stream: &Stream, now: UnixMillis) -> Option<ReadFrom> {
+        self.lock().session.begin_read(stream, now)
     }
 
     pub(super) fn read_failed(&self, stream: &Stream) {
@@ -83,14 +90,13 @@ impl Connection {
         if state.phase != Phase::Welcomed {
             return (0, Next::Wait);
         }
-        let expired = |entry: &Entry| entry.expires_at.is_some_and(|at| at <= now);
         let entries: Vec<Offered<'_>> = page
             .entries
             .iter()
             .map(|entry| Offered {
                 seq: entry.seq,
                 device: entry.device.as_ref(),
-                expired: expired(entry),
+                expires_at: entry.expires_at,
                 bytes: entry.content.len(),
                 receipt: matches!(entry.content, Content::Notification { .. }),
             })
@@ -104,11 +110,11 @@ impl Connection {
             entries: &entries,
         };
         let mut sent = 0;
-        let next = state.session.page(stream, view, |step| match step {
+        let next = state.session.page(stream, view, now, |step| match step {
             Step::Send(index) => {
                 sent += 1;
                 let entry = &page.entries[index];
-                self.outlet.push(frame_of(stream, entry))
+                self.outlet.push(frame_of(stream, entry).expiring(entry.expires_at))
             }
             Step::Gap { from, to } => self.outlet.push(server::gap(stream, page.epoch, from, to)),
             Step::CaughtUp(through) => self.outlet.push(server::caught_up(stream, through)),

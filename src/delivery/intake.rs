@@ -125,21 +125,21 @@ impl Delivery {
         if readers.is_empty() {
             return;
         }
-        let expired = expires_at.is_some_and(|at| at <= self.clock.now());
-        if expired {
+        let now = self.clock.now();
+        if expires_at.is_some_and(|at| at <= now) {
             self.metrics.expired.inc();
         }
         let offered = Offered {
             seq: entry.seq,
             device: entry.device.as_ref(),
-            expired,
+            expires_at,
             bytes: parcel.len(),
             receipt: parcel.has_receipt(),
         };
-        let frame = parcel.frame(&entry.stream, entry.seq);
+        let frame = parcel.frame(&entry.stream, entry.seq).expiring(expires_at);
         let mut sent = 0;
         for connection in readers {
-            match connection.offer(&entry.stream, entry.epoch, offered, &frame) {
+            match connection.offer(&entry.stream, entry.epoch, offered, &frame, now) {
                 Verdict::Send => {
                     sent += 1;
                     self.ask_for_ack(&connection);
@@ -171,8 +171,9 @@ impl Delivery {
     }
 
     fn give_unstored(&self, tail: &Tail, recipients: &[(Stream, Option<DeviceId>)]) {
+        let until = tail.id().map(|id| id.accepted_at().after(NOW));
         for (stream, device) in recipients {
-            let frame: Frame = server::notification(stream, None, tail);
+            let frame: Frame = server::notification(stream, None, tail).expiring(until);
             let readers = self.hub.readers(stream);
             let given =
                 readers.iter().filter(|connection| connection.push_unstored(stream, device.as_ref(), &frame));

@@ -92,7 +92,8 @@ impl Delivery {
             return connection.bye(CloseCode::HeartbeatTimeout, None);
         }
         self.ping(connection);
-        let stuck = connection.with_session(crate::session::Session::stuck);
+        let now = self.clock.now();
+        let stuck = connection.with_session(|session| session.stuck(now));
         for stream in stuck {
             self.metrics.window_full.inc();
             let message = format!("{}: acknowledge to get more", stream.client_name());

@@ -111,7 +111,7 @@ impl Delivery {
     /// Begins a read, unless it is not needed any more. What a tail holds is answered at once.
     fn begin(self: &Arc<Self>, want: Want) -> Option<Begun> {
         let Want { connection, stream, .. } = want;
-        let from = connection.begin_read(&stream)?;
+        let from = connection.begin_read(&stream, self.clock.now())?;
         if stream.is_shared()
             && let Some(page) = self.shared.page(&stream, &from)
         {

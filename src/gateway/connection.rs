@@ -27,7 +27,8 @@ pub trait Peer: Send + Sync {
     /// A pong arrived.
     fn on_pong(&self);
 
-    /// After a push was answered "full": at most a quarter of the high-water mark is queued.
+    /// After a push was answered "full", or queued frames were dropped because they had expired: at most a quarter
+    /// of the high-water mark is queued.
     fn on_drained(&self);
 
     /// The connection is over, once and last: nothing pushed from now on is sent. The closing

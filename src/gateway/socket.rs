@@ -89,7 +89,7 @@ impl Socket {
     pub(super) fn answer_close(&self, code: Option<u16>) {
         let echo = match code {
             Some(code) => Frame::close(code, ""),
-            None => Frame { head: Bytes::from_static(&[0x88, 0]), body: Bytes::new() },
+            None => Frame { head: Bytes::from_static(&[0x88, 0]), body: Bytes::new(), expires_at: None },
         };
         self.end(Phase::Lingering, [None, Some(echo)]);
     }

@@ -20,6 +20,7 @@ use super::codec::Limits;
 use super::connection::{Connection, Peer};
 use super::rate::Rate;
 use super::socket::Socket;
+use crate::clock::Clock;
 use crate::metrics::gateway::GatewayMetrics;
 
 /// What all sockets have in common.
@@ -79,6 +80,7 @@ pub(super) struct Shared {
     pub(super) settings: SocketSettings,
     pub(super) metrics: GatewayMetrics,
     pub(super) rate: Rate,
+    pub(super) clock: Clock,
     tracker: TaskTracker,
     stop: CancellationToken,
     start: Instant,
@@ -93,9 +95,11 @@ pub(super) struct Place(Arc<Shared>);
 
 impl Sockets {
     /// Ready for sockets; starts the ticker. From `stop` on no socket is added; those that are
-    /// open go on until they are closed, and with the last one the ticker ends.
+    /// open go on until they are closed, and with the last one the ticker ends. `clock` says which queued frames
+    /// have expired.
     pub fn start(
         settings: SocketSettings,
+        clock: Clock,
         metrics: GatewayMetrics,
         tracker: TaskTracker,
         stop: CancellationToken,
@@ -103,6 +107,7 @@ impl Sockets {
         let shared = Arc::new(Shared {
             rate: Rate::new(settings.frames_per_second, settings.frame_burst),
             settings,
+            clock,
             metrics,
             tracker: tracker.clone(),
             stop,

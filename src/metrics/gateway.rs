@@ -51,6 +51,8 @@ pub struct GatewayMetrics {
     pub frames_in: Counter,
     /// Frames taken for WebSockets, of any kind.
     pub frames_out: Counter,
+    /// Frames dropped because they expired while they waited for a client that reads slowly.
+    pub frames_expired: Counter,
 }
 
 impl GatewayMetrics {
@@ -74,7 +76,7 @@ impl GatewayMetrics {
         metrics
     }
 
-    fn counters(&self) -> [(&'static str, &'static str, &Counter); 10] {
+    fn counters(&self) -> [(&'static str, &'static str, &Counter); 11] {
         [
             ("gateway_accepted", "TCP connections accepted", &self.accepted),
             ("gateway_refused", "TCP connections refused at the connection limit", &self.refused),
@@ -90,6 +92,11 @@ impl GatewayMetrics {
             ("gateway_bytes_out", "Bytes written to WebSockets", &self.bytes_out),
             ("gateway_frames_in", "Frames read from WebSockets", &self.frames_in),
             ("gateway_frames_out", "Frames taken for WebSockets", &self.frames_out),
+            (
+                "gateway_frames_expired",
+                "Frames that expired while they waited for a WebSocket",
+                &self.frames_expired,
+            ),
         ]
     }
 

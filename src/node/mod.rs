@@ -249,6 +249,7 @@ impl Node {
         let lifetime = listeners::lifetime(&self.tracker, &self.stop_clients);
         let sockets = Sockets::start(
             self.socket_settings(),
+            self.clock.clone(),
             self.metrics.gateway.clone(),
             lifetime.tracker.clone(),
             lifetime.stop.clone(),

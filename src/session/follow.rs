@@ -2,7 +2,7 @@
 
 use super::sent::Sent;
 use super::{AckError, Acked, Flow, Next, Offered, PageView, Rules, Step, Verdict, Window};
-use crate::domain::{Epoch, Seq, Stream};
+use crate::domain::{Epoch, Seq, Stream, UnixMillis};
 
 /// Where a session starts in a stream.
 #[derive(Debug, Clone, Copy)]
@@ -124,9 +124,8 @@ impl Follow {
         epoch: Epoch,
         entry: Offered<'_>,
         mine: bool,
-        window: Window,
-        rules: Rules,
-        congested: bool,
+        now: UnixMillis,
+        (window, rules, congested): (Window, Rules, bool),
     ) -> Verdict {
         if rules.compare_epochs && self.epoch.is_some_and(|own| own != epoch) {
             return Verdict::Reset;
@@ -143,11 +142,11 @@ impl Follow {
             self.remember(epoch, entry.seq, rules);
             return Verdict::Read;
         }
-        if !mine || entry.expired {
+        if !mine || entry.is_expired(now) {
             self.position = entry.seq;
             return Verdict::Skip;
         }
-        if congested || !self.sent.has_room(entry.bytes, window) {
+        if congested || !self.sent.has_room(entry.bytes, window, now) {
             self.phase = Phase::Lagged;
             self.remember(epoch, entry.seq, rules);
             return Verdict::Lagged;
@@ -184,10 +183,15 @@ impl Follow {
         self.phase == Phase::Live && self.epoch == Some(epoch)
     }
 
-    pub(super) fn begin_read(&mut self, window: Window, congested: bool) -> Option<ReadFrom> {
+    pub(super) fn begin_read(
+        &mut self,
+        window: Window,
+        congested: bool,
+        now: UnixMillis,
+    ) -> Option<ReadFrom> {
         let epoch = self.epoch?;
         let blocked = self.phase == Phase::Live || self.reading || congested;
-        if blocked || !self.sent.has_room(0, window) {
+        if blocked || !self.sent.has_room(0, window, now) {
             return None;
         }
         self.reading = true;
@@ -207,8 +211,8 @@ impl Follow {
         &mut self,
         page: PageView<'_>,
         mine: impl Fn(&Offered<'_>) -> bool,
-        window: Window,
-        rules: Rules,
+        now: UnixMillis,
+        (window, rules): (Window, Rules),
         congested: &mut bool,
         act: &mut impl FnMut(Step) -> Flow,
     ) -> Next {
@@ -228,7 +232,7 @@ impl Follow {
             let from = self.position.next();
             act(Step::Gap { from, to: page.floor });
             // Until a later ack says that the client heard of it, the cursor stays before it: so it is told again.
-            self.sent.push(Offered { seq: from, device: None, expired: false, bytes: 0, receipt: false });
+            self.sent.push(Offered { seq: from, device: None, expires_at: None, bytes: 0, receipt: false });
             self.position = page.floor;
         }
         for (index, entry) in page.entries.iter().enumerate() {
@@ -238,11 +242,11 @@ impl Follow {
             if !rules.move_to_through && entry.seq > self.position.next() {
                 break;
             }
-            if !mine(entry) || entry.expired {
+            if !mine(entry) || entry.is_expired(now) {
                 self.position = entry.seq;
                 continue;
             }
-            if *congested || !self.sent.has_room(entry.bytes, window) {
+            if *congested || !self.sent.has_room(entry.bytes, window, now) {
                 self.phase = Phase::Lagged;
                 return Next::Lagged;
             }
@@ -279,12 +283,13 @@ impl Follow {
         &mut self,
         seq: Seq,
         window: Window,
+        now: UnixMillis,
         mut crossed: impl FnMut(Epoch, Seq),
     ) -> Result<Acked, AckError> {
         let Some(epoch) = self.epoch.filter(|_| seq <= self.position) else {
             return Err(AckError::AboveSent { sent: self.position, got: seq });
         };
-        if self.sent.cross(seq, |seq| crossed(epoch, seq)) {
+        if self.sent.cross(seq, now, |seq| crossed(epoch, seq)) {
             self.stuck = Stuck::No;
         }
         let before = self.acked;
@@ -312,12 +317,17 @@ impl Follow {
         self.mark = self.position;
     }
 
-    pub(super) fn ack_mark(&mut self, window: Window, crossed: impl FnMut(Epoch, Seq)) -> Option<Acked> {
+    pub(super) fn ack_mark(
+        &mut self,
+        window: Window,
+        now: UnixMillis,
+        crossed: impl FnMut(Epoch, Seq),
+    ) -> Option<Acked> {
         if self.mark <= self.acked {
             return None;
         }
         // A mark is never above the position, so only a stream that is not opened yet refuses it.
-        self.ack(self.mark, window, crossed).ok()
+        self.ack(self.mark, window, now, crossed).ok()
     }
 
     pub(super) fn head(&mut self, epoch: Epoch, head: Seq, before: Seq, rules: Rules) -> Next {
@@ -337,8 +347,8 @@ impl Follow {
         if self.reading { Next::Wait } else { Next::Read }
     }
 
-    pub(super) fn is_stuck(&mut self, window: Window) -> bool {
-        if self.sent.has_room(0, window) {
+    pub(super) fn is_stuck(&mut self, window: Window, now: UnixMillis) -> bool {
+        if self.sent.has_room(0, window, now) {
             self.stuck = Stuck::No;
             return false;
         }

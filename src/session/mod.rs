@@ -21,10 +21,10 @@ mod sent;
 pub use follow::{FollowStatus, Phase, Place, ReadFrom};
 pub use rules::Rules;
 
-use crate::domain::{DeviceId, Epoch, Seq, Stream};
+use crate::domain::{DeviceId, Epoch, Seq, Stream, UnixMillis};
 use follow::Follow;
 
-/// How much may be sent and not acknowledged, for each stream.
+/// How much may be sent and not acknowledged, for each stream. What has expired does not count where room is missing.
 #[derive(Debug, Clone, Copy)]
 pub struct Window {
     /// Entries.
@@ -49,12 +49,18 @@ pub struct Offered<'a> {
     pub seq: Seq,
     /// The only device it is for.
     pub device: Option<&'a DeviceId>,
-    /// Whether it is past its time.
-    pub expired: bool,
+    /// From when on it must not be sent.
+    pub expires_at: Option<UnixMillis>,
     /// What it adds to the window.
     pub bytes: usize,
     /// Whether its acknowledgement is a receipt (that of a cancellation is none).
     pub receipt: bool,
+}
+
+impl Offered<'_> {
+    fn is_expired(&self, now: UnixMillis) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
 }
 
 /// What to do with an offered entry.
@@ -197,32 +203,38 @@ impl Session {
     }
 
     /// Takes a pushed entry.
-    pub fn offer(&mut self, stream: &Stream, epoch: Epoch, entry: Offered<'_>) -> Verdict {
-        let (window, rules, congested) = (self.window, self.rules, self.congested);
+    pub fn offer(&mut self, stream: &Stream, epoch: Epoch, entry: Offered<'_>, now: UnixMillis) -> Verdict {
+        let bounds = (self.window, self.rules, self.congested);
         let mine = is_for(self.device.as_ref(), entry.device);
         match self.follows.iter_mut().find(|follow| follow.stream() == stream) {
-            Some(follow) => follow.offer(epoch, entry, mine, window, rules, congested),
+            Some(follow) => follow.offer(epoch, entry, mine, now, bounds),
             None => Verdict::Skip,
         }
     }
 
     /// What to read next for `stream`, if it is behind, may send and no read is in flight. The
     /// caller must answer with [`Session::page`] or [`Session::read_failed`].
-    pub fn begin_read(&mut self, stream: &Stream) -> Option<ReadFrom> {
+    pub fn begin_read(&mut self, stream: &Stream, now: UnixMillis) -> Option<ReadFrom> {
         let (window, congested) = (self.window, self.congested);
-        self.follow_of(stream)?.begin_read(window, congested)
+        self.follow_of(stream)?.begin_read(window, congested, now)
     }
 
     /// Takes what was read. Calls `act` for each step, in order; a `Send` answers whether the
     /// connection takes more.
-    pub fn page(&mut self, stream: &Stream, page: PageView<'_>, mut act: impl FnMut(Step) -> Flow) -> Next {
-        let (window, rules) = (self.window, self.rules);
+    pub fn page(
+        &mut self,
+        stream: &Stream,
+        page: PageView<'_>,
+        now: UnixMillis,
+        mut act: impl FnMut(Step) -> Flow,
+    ) -> Next {
+        let bounds = (self.window, self.rules);
         let device = self.device.clone();
         let mut congested = self.congested;
         let next = match self.follows.iter_mut().find(|follow| follow.stream() == stream) {
             Some(follow) => {
                 let mine = |entry: &Offered<'_>| is_for(device.as_ref(), entry.device);
-                follow.page(page, mine, window, rules, &mut congested, &mut act)
+                follow.page(page, mine, now, bounds, &mut congested, &mut act)
             }
             None => Next::Wait,
         };
@@ -268,7 +280,7 @@ impl Session {
     }
 
     /// The client acknowledges everything in `stream` up to `seq`. Calls `crossed` for each notification that
-    /// this session sent and that is acknowledged by it, in order.
+    /// this session sent and that is acknowledged by it before it has expired, in order.
     ///
     /// # Errors
     /// When the stream is not followed, or `seq` is above what was sent.
@@ -276,10 +288,11 @@ impl Session {
         &mut self,
         stream: &Stream,
         seq: Seq,
+        now: UnixMillis,
         crossed: impl FnMut(Epoch, Seq),
     ) -> Result<Acked, AckError> {
         let window = self.window;
-        self.follow_of(stream).ok_or(AckError::NotFollowed)?.ack(seq, window, crossed)
+        self.follow_of(stream).ok_or(AckError::NotFollowed)?.ack(seq, window, now, crossed)
     }
 
     /// A ping goes out: what was sent before it is acknowledged by [`Session::pong`].
@@ -289,11 +302,15 @@ impl Session {
 
     /// The pong of the last ping arrived. Returns each stream whose entries are now acknowledged; `crossed` is
     /// called as by [`Session::ack`].
-    pub fn pong(&mut self, mut crossed: impl FnMut(&Stream, Epoch, Seq)) -> Vec<(Stream, Acked)> {
+    pub fn pong(
+        &mut self,
+        now: UnixMillis,
+        mut crossed: impl FnMut(&Stream, Epoch, Seq),
+    ) -> Vec<(Stream, Acked)> {
         let window = self.window;
         let acked = |follow: &mut Follow| {
             let stream = follow.stream().clone();
-            let acked = follow.ack_mark(window, |epoch, seq| crossed(&stream, epoch, seq))?;
+            let acked = follow.ack_mark(window, now, |epoch, seq| crossed(&stream, epoch, seq))?;
             Some((stream, acked))
         };
         self.follows.iter_mut().filter_map(acked).collect()
@@ -316,11 +333,11 @@ impl Session {
         self.follows.iter().find(|follow| follow.stream() == stream).map(|follow| follow.status().position)
     }
 
-    /// Streams whose window has been full since the last call, with nothing acknowledged: each is
+    /// Streams whose window has been full of what has not expired since the last call, with nothing acknowledged: each is
     /// returned once until it moves again.
-    pub fn stuck(&mut self) -> Vec<Stream> {
+    pub fn stuck(&mut self, now: UnixMillis) -> Vec<Stream> {
         let window = self.window;
-        let stuck = |follow: &mut Follow| follow.is_stuck(window).then(|| follow.stream().clone());
+        let stuck = |follow: &mut Follow| follow.is_stuck(window, now).then(|| follow.stream().clone());
         self.follows.iter_mut().filter_map(stuck).collect()
     }
 

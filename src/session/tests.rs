@@ -6,6 +6,7 @@ use rand::{RngExt, SeedableRng};
 use super::*;
 
 const EPOCH: Epoch = Epoch(3);
+const NOW: UnixMillis = UnixMillis(1_000_000);
 
 fn window() -> Window {
     Window { entries: 4, bytes: 1_000 }
@@ -16,7 +17,7 @@ fn stream() -> Stream {
 }
 
 fn entry(seq: u64) -> Offered<'static> {
-    Offered { seq: Seq(seq), device: None, expired: false, bytes: 10, receipt: true }
+    Offered { seq: Seq(seq), device: None, expires_at: None, bytes: 10, receipt: true }
 }
 
 fn view<'a>(after: u64, entries: &'a [Offered<'a>], through: u64, head: u64) -> PageView<'a> {
@@ -35,18 +36,21 @@ fn live_at(position: u64) -> Session {
     let mut session = Session::new(None, window(), Rules::SOUND);
     session.follow(stream());
     session.open(&stream(), Place { epoch: EPOCH, position: Seq(position), cursor: Seq(position) });
-    assert!(session.begin_read(&stream()).is_some());
-    assert_eq!(session.page(&stream(), view(position, &[], position, position), |_| Flow::Open), Next::Wait);
+    assert!(session.begin_read(&stream(), NOW).is_some());
+    assert_eq!(
+        session.page(&stream(), view(position, &[], position, position), NOW, |_| Flow::Open),
+        Next::Wait
+    );
     session
 }
 
 fn ack(session: &mut Session, seq: u64) -> Result<Acked, AckError> {
-    session.ack(&stream(), Seq(seq), |_, _| {})
+    session.ack(&stream(), Seq(seq), NOW, |_, _| {})
 }
 
 fn steps(session: &mut Session, page: PageView<'_>) -> (Vec<Step>, Next) {
     let mut steps = Vec::new();
-    let next = session.page(&stream(), page, |step| {
+    let next = session.page(&stream(), page, NOW, |step| {
         steps.push(step);
         Flow::Open
     });
@@ -56,30 +60,30 @@ fn steps(session: &mut Session, page: PageView<'_>) -> (Vec<Step>, Next) {
 #[test]
 fn the_next_entry_is_sent_a_lower_one_skipped_and_a_higher_one_read() {
     let mut session = live_at(5);
-    assert_eq!(session.offer(&stream(), EPOCH, entry(6)), Verdict::Send);
-    assert_eq!(session.offer(&stream(), EPOCH, entry(6)), Verdict::Skip);
-    assert_eq!(session.offer(&stream(), EPOCH, entry(8)), Verdict::Read);
-    assert_eq!(session.offer(&stream(), EPOCH, entry(7)), Verdict::Held);
-    let read = session.begin_read(&stream()).expect("a gap is read");
+    assert_eq!(session.offer(&stream(), EPOCH, entry(6), NOW), Verdict::Send);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(6), NOW), Verdict::Skip);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(8), NOW), Verdict::Read);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(7), NOW), Verdict::Held);
+    let read = session.begin_read(&stream(), NOW).expect("a gap is read");
     assert_eq!(read.after, Seq(6));
-    assert_eq!(session.begin_read(&stream()), None, "single flight");
+    assert_eq!(session.begin_read(&stream(), NOW), None, "single flight");
     let entries = [entry(7), entry(8)];
     let sent = vec![Step::Send(0), Step::Send(1)];
     assert_eq!(steps(&mut session, view(6, &entries, 8, 8)), (sent, Next::Wait));
-    assert_eq!(session.offer(&stream(), EPOCH, entry(9)), Verdict::Send);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(9), NOW), Verdict::Send);
 }
 
 #[test]
 fn an_offer_during_a_read_makes_it_read_again_before_it_is_live() {
     let mut session = Session::new(None, window(), Rules::SOUND);
     session.follow(stream());
-    assert_eq!(session.offer(&stream(), EPOCH, entry(1)), Verdict::Held);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(1), NOW), Verdict::Held);
     session.open(&stream(), Place { epoch: EPOCH, position: Seq(0), cursor: Seq(0) });
-    assert!(session.begin_read(&stream()).is_some());
-    assert_eq!(session.offer(&stream(), EPOCH, entry(2)), Verdict::Held);
+    assert!(session.begin_read(&stream(), NOW).is_some());
+    assert_eq!(session.offer(&stream(), EPOCH, entry(2), NOW), Verdict::Held);
     let first = [entry(1)];
     assert_eq!(steps(&mut session, view(0, &first, 1, 1)), (vec![Step::Send(0)], Next::Read));
-    assert_eq!(session.begin_read(&stream()).map(|read| read.after), Some(Seq(1)));
+    assert_eq!(session.begin_read(&stream(), NOW).map(|read| read.after), Some(Seq(1)));
     let second = [entry(2)];
     let caught_up = vec![Step::Send(0), Step::CaughtUp(Seq(2))];
     assert_eq!(steps(&mut session, view(1, &second, 2, 2)), (caught_up, Next::Wait));
@@ -90,11 +94,17 @@ fn the_position_moves_past_entries_that_are_absent_or_for_another_device() {
     let mut session = live_at(0);
     let phone = DeviceId::new("phone").expect("valid");
     let other = Offered { device: Some(&phone), ..entry(1) };
-    assert_eq!(session.offer(&stream(), EPOCH, other), Verdict::Skip);
-    assert_eq!(session.offer(&stream(), EPOCH, Offered { expired: true, ..entry(2) }), Verdict::Skip);
-    assert_eq!(session.offer(&stream(), EPOCH, entry(3)), Verdict::Send);
+    assert_eq!(session.offer(&stream(), EPOCH, other, NOW), Verdict::Skip);
+    assert_eq!(
+        session.offer(&stream(), EPOCH, Offered { expires_at: Some(NOW), ..entry(2) }, NOW),
+        Verdict::Skip
+    );
+    assert_eq!(session.offer(&stream(), EPOCH, entry(3), NOW), Verdict::Send);
     assert_eq!(ack(&mut session, 3).map(|acked| acked.cursor), Ok(Seq(3)));
-    assert_eq!(session.offer(&stream(), EPOCH, Offered { device: Some(&phone), ..entry(4) }), Verdict::Skip);
+    assert_eq!(
+        session.offer(&stream(), EPOCH, Offered { device: Some(&phone), ..entry(4) }, NOW),
+        Verdict::Skip
+    );
     assert_eq!(session.cursors().next().map(|(_, _, seq)| seq), Some(Seq(4)));
 }
 
@@ -102,16 +112,37 @@ fn the_position_moves_past_entries_that_are_absent_or_for_another_device() {
 fn a_full_window_holds_back_and_an_ack_reads_on() {
     let mut session = live_at(0);
     for seq in 1..=4 {
-        assert_eq!(session.offer(&stream(), EPOCH, entry(seq)), Verdict::Send);
+        assert_eq!(session.offer(&stream(), EPOCH, entry(seq), NOW), Verdict::Send);
     }
-    assert_eq!(session.offer(&stream(), EPOCH, entry(5)), Verdict::Lagged);
-    assert_eq!(session.offer(&stream(), EPOCH, entry(6)), Verdict::Held);
-    assert_eq!(session.begin_read(&stream()), None, "there is no room");
-    assert!(session.stuck().is_empty() && session.stuck() == [stream()] && session.stuck().is_empty());
+    assert_eq!(session.offer(&stream(), EPOCH, entry(5), NOW), Verdict::Lagged);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(6), NOW), Verdict::Held);
+    assert_eq!(session.begin_read(&stream(), NOW), None, "there is no room");
+    assert!(
+        session.stuck(NOW).is_empty() && session.stuck(NOW) == [stream()] && session.stuck(NOW).is_empty()
+    );
     assert_eq!(ack(&mut session, 1), Ok(Acked { epoch: EPOCH, cursor: Seq(1), read: false, covered: None }));
     assert_eq!(ack(&mut session, 2), Ok(Acked { epoch: EPOCH, cursor: Seq(2), read: true, covered: None }));
-    let read = session.begin_read(&stream()).expect("there is room");
+    let read = session.begin_read(&stream(), NOW).expect("there is room");
     assert_eq!((read.after, read.entries), (Seq(4), 2));
+}
+
+#[test]
+fn what_has_expired_makes_room_where_there_is_none() {
+    let mut session = live_at(0);
+    let soon = Some(UnixMillis(NOW.0 + 5_000));
+    for seq in 1..=4 {
+        let expires_at = if seq == 3 { None } else { soon };
+        let sent = session.offer(&stream(), EPOCH, Offered { expires_at, ..entry(seq) }, NOW);
+        assert_eq!(sent, Verdict::Send);
+    }
+    assert_eq!(session.offer(&stream(), EPOCH, entry(5), NOW), Verdict::Lagged);
+    assert_eq!(session.begin_read(&stream(), NOW), None, "there is no room");
+    let later = UnixMillis(NOW.0 + 5_000);
+    assert!(session.stuck(later).is_empty());
+    let read = session.begin_read(&stream(), later).expect("three have expired");
+    assert_eq!((read.after, read.entries, read.bytes), (Seq(4), 3, 990));
+    // Who acknowledges above them has acknowledged the one that is left.
+    assert_eq!(ack(&mut session, 4).map(|acked| acked.cursor), Ok(Seq(4)));
 }
 
 #[test]
@@ -120,7 +151,7 @@ fn an_ack_above_what_was_sent_is_refused() {
     let refused = AckError::AboveSent { sent: Seq(5), got: Seq(6) };
     assert_eq!(ack(&mut session, 6), Err(refused));
     let other = Stream::parse("topic:x").expect("valid");
-    assert_eq!(session.ack(&other, Seq(1), |_, _| {}), Err(AckError::NotFollowed));
+    assert_eq!(session.ack(&other, Seq(1), NOW, |_, _| {}), Err(AckError::NotFollowed));
 }
 
 #[test]
@@ -129,10 +160,10 @@ fn a_resumed_place_is_not_acknowledged_before_the_client_says_so() {
     let mut session = Session::new(None, window(), Rules::SOUND);
     session.follow(own.clone());
     session.open(&own, Place { epoch: EPOCH, position: Seq(9), cursor: Seq(0) });
-    session.begin_read(&own);
-    assert_eq!(session.page(&own, view(9, &[], 9, 9), |_| Flow::Open), Next::Wait);
+    session.begin_read(&own, NOW);
+    assert_eq!(session.page(&own, view(9, &[], 9, 9), NOW, |_| Flow::Open), Next::Wait);
     assert_eq!(session.cursors().count(), 0);
-    assert_eq!(session.ack(&own, Seq(9), |_, _| {}).map(|acked| acked.cursor), Ok(Seq(9)));
+    assert_eq!(session.ack(&own, Seq(9), NOW, |_, _| {}).map(|acked| acked.cursor), Ok(Seq(9)));
 }
 
 #[test]
@@ -141,13 +172,13 @@ fn what_the_client_has_by_its_own_word_is_covered_once_by_the_acks_that_reach_it
     let mut session = Session::new(None, window(), Rules::SOUND);
     session.follow(own.clone());
     session.open(&own, Place { epoch: EPOCH, position: Seq(9), cursor: Seq(4) });
-    session.begin_read(&own);
-    assert_eq!(session.page(&own, view(9, &[], 9, 9), |_| Flow::Open), Next::Wait);
+    session.begin_read(&own, NOW);
+    assert_eq!(session.page(&own, view(9, &[], 9, 9), NOW, |_| Flow::Open), Next::Wait);
     let covered =
-        |session: &mut Session, seq| session.ack(&own, Seq(seq), |_, _| {}).map(|acked| acked.covered);
+        |session: &mut Session, seq| session.ack(&own, Seq(seq), NOW, |_, _| {}).map(|acked| acked.covered);
     assert_eq!(covered(&mut session, 3), Ok(None), "it was acknowledged before");
     assert_eq!(covered(&mut session, 6), Ok(Some((Seq(4), Seq(6)))));
-    assert_eq!(session.offer(&own, EPOCH, entry(10)), Verdict::Send);
+    assert_eq!(session.offer(&own, EPOCH, entry(10), NOW), Verdict::Send);
     assert_eq!(covered(&mut session, 10), Ok(Some((Seq(6), Seq(9)))));
     assert_eq!(covered(&mut session, 10), Ok(None));
 }
@@ -156,7 +187,7 @@ fn what_the_client_has_by_its_own_word_is_covered_once_by_the_acks_that_reach_it
 fn a_place_that_was_only_given_is_no_cursor_until_an_ack_moves_it() {
     let mut session = live_at(5);
     assert_eq!(session.cursors().count(), 0, "its client may not have heard of a gap before it");
-    assert_eq!(session.offer(&stream(), EPOCH, entry(6)), Verdict::Send);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(6), NOW), Verdict::Send);
     ack(&mut session, 6).expect("it was sent");
     assert_eq!(session.cursors().map(|(_, _, seq)| seq).collect::<Vec<_>>(), [Seq(6)]);
 }
@@ -164,10 +195,10 @@ fn a_place_that_was_only_given_is_no_cursor_until_an_ack_moves_it() {
 #[test]
 fn a_gap_that_nobody_acknowledged_is_not_passed_by_the_cursor() {
     let mut session = live_at(5);
-    assert_eq!(session.offer(&stream(), EPOCH, entry(6)), Verdict::Send);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(6), NOW), Verdict::Send);
     ack(&mut session, 6).expect("it was sent");
-    assert_eq!(session.offer(&stream(), EPOCH, entry(9)), Verdict::Read);
-    session.begin_read(&stream()).expect("a gap is read");
+    assert_eq!(session.offer(&stream(), EPOCH, entry(9), NOW), Verdict::Read);
+    session.begin_read(&stream(), NOW).expect("a gap is read");
     let page = PageView { floor: Seq(9), ..view(6, &[], 9, 9) };
     let (told, _) = steps(&mut session, page);
     assert_eq!(told.first(), Some(&Step::Gap { from: Seq(7), to: Seq(9) }));
@@ -180,19 +211,23 @@ fn a_gap_that_nobody_acknowledged_is_not_passed_by_the_cursor() {
 #[test]
 fn another_epoch_or_a_head_under_the_position_ends_the_connection_however_it_is_heard_of() {
     let reset = |found: Next| assert_eq!(found, Next::Reset);
-    assert_eq!(live_at(5).offer(&stream(), Epoch(4), entry(6)), Verdict::Reset);
+    assert_eq!(live_at(5).offer(&stream(), Epoch(4), entry(6), NOW), Verdict::Reset);
     reset(live_at(5).head(&stream(), Epoch(4), Seq(5), Seq(0)));
     reset(live_at(5).head(&stream(), EPOCH, Seq(3), Seq(5)));
     for page in [PageView { epoch: Epoch(4), ..view(5, &[], 9, 9) }, view(5, &[], 3, 3)] {
         let mut session = live_at(5);
-        assert_eq!(session.offer(&stream(), EPOCH, entry(9)), Verdict::Read);
-        assert_eq!(session.offer(&stream(), Epoch(4), entry(9)), Verdict::Reset, "also while it is behind");
-        session.begin_read(&stream()).expect("a gap is read");
+        assert_eq!(session.offer(&stream(), EPOCH, entry(9), NOW), Verdict::Read);
+        assert_eq!(
+            session.offer(&stream(), Epoch(4), entry(9), NOW),
+            Verdict::Reset,
+            "also while it is behind"
+        );
+        session.begin_read(&stream(), NOW).expect("a gap is read");
         assert_eq!(steps(&mut session, page), (vec![], Next::Reset));
     }
     // Pushes overtake the answers of head checks.
     let mut session = live_at(5);
-    assert_eq!(session.offer(&stream(), EPOCH, entry(6)), Verdict::Send);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(6), NOW), Verdict::Send);
     assert_eq!(session.head(&stream(), EPOCH, Seq(5), Seq(5)), Next::Wait);
 }
 
@@ -200,11 +235,11 @@ fn another_epoch_or_a_head_under_the_position_ends_the_connection_however_it_is_
 fn an_offer_of_another_epoch_before_the_stream_is_opened_makes_it_read_before_it_is_live() {
     let mut session = Session::new(None, window(), Rules::SOUND);
     session.follow(stream());
-    assert_eq!(session.offer(&stream(), Epoch(4), entry(1)), Verdict::Held);
+    assert_eq!(session.offer(&stream(), Epoch(4), entry(1), NOW), Verdict::Held);
     session.open(&stream(), Place { epoch: EPOCH, position: Seq(7), cursor: Seq(7) });
-    session.begin_read(&stream()).expect("it is not live yet");
+    session.begin_read(&stream(), NOW).expect("it is not live yet");
     assert_eq!(steps(&mut session, view(7, &[], 7, 7)), (vec![], Next::Read), "what `open` said is older");
-    session.begin_read(&stream()).expect("once more");
+    session.begin_read(&stream(), NOW).expect("once more");
     assert_eq!(steps(&mut session, PageView { epoch: Epoch(4), ..view(7, &[], 9, 9) }).1, Next::Reset);
 }
 
@@ -212,36 +247,45 @@ fn an_offer_of_another_epoch_before_the_stream_is_opened_makes_it_read_before_it
 fn a_page_that_an_earlier_follower_asked_for_ends_nothing() {
     let mut session = live_at(5);
     session.head(&stream(), EPOCH, Seq(9), Seq(5));
-    session.begin_read(&stream()).expect("it is behind");
+    session.begin_read(&stream(), NOW).expect("it is behind");
     session.unfollow(&stream());
     session.follow(stream());
     assert_eq!(steps(&mut session, view(5, &[], 9, 9)), (vec![], Next::Wait));
     session.open(&stream(), Place { epoch: EPOCH, position: Seq(2), cursor: Seq(2) });
     assert_eq!(steps(&mut session, view(5, &[], 9, 9)), (vec![], Next::Read));
-    assert_eq!(session.begin_read(&stream()).map(|read| read.after), Some(Seq(2)));
+    assert_eq!(session.begin_read(&stream(), NOW).map(|read| read.after), Some(Seq(2)));
 }
 
 #[test]
 fn an_ack_tells_which_notifications_of_this_session_it_crosses() {
     let mut session = live_at(0);
-    assert_eq!(session.offer(&stream(), EPOCH, entry(1)), Verdict::Send);
-    assert_eq!(session.offer(&stream(), EPOCH, Offered { expired: true, ..entry(2) }), Verdict::Skip);
-    assert_eq!(session.offer(&stream(), EPOCH, Offered { receipt: false, ..entry(3) }), Verdict::Send);
-    assert_eq!(session.offer(&stream(), EPOCH, entry(4)), Verdict::Send);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(1), NOW), Verdict::Send);
+    assert_eq!(
+        session.offer(&stream(), EPOCH, Offered { expires_at: Some(NOW), ..entry(2) }, NOW),
+        Verdict::Skip
+    );
+    assert_eq!(session.offer(&stream(), EPOCH, Offered { receipt: false, ..entry(3) }, NOW), Verdict::Send);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(4), NOW), Verdict::Send);
     let mut crossed = Vec::new();
-    session.ack(&stream(), Seq(3), |epoch, seq| crossed.push((epoch, seq))).expect("it was sent");
+    session.ack(&stream(), Seq(3), NOW, |epoch, seq| crossed.push((epoch, seq))).expect("it was sent");
     assert_eq!(crossed, [(EPOCH, Seq(1))], "neither what expired nor the cancellation");
     session.ping();
-    let acked = session.pong(|_, epoch, seq| crossed.push((epoch, seq)));
+    let acked = session.pong(NOW, |_, epoch, seq| crossed.push((epoch, seq)));
     assert_eq!((acked.len(), &crossed[1..]), (1, &[(EPOCH, Seq(4))][..]));
-    session.ack(&stream(), Seq(4), |_, _| panic!("twice")).expect("it was sent");
+    session.ack(&stream(), Seq(4), NOW, |_, _| panic!("twice")).expect("it was sent");
+    let later = UnixMillis(NOW.0 + 5_000);
+    let soon = Offered { expires_at: Some(later), ..entry(5) };
+    assert_eq!(session.offer(&stream(), EPOCH, soon, NOW), Verdict::Send);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(6), NOW), Verdict::Send);
+    session.ack(&stream(), Seq(6), later, |epoch, seq| crossed.push((epoch, seq))).expect("it was sent");
+    assert_eq!(crossed[2..], [(EPOCH, Seq(6))], "the other one had expired: it may never have been written");
 }
 
 #[test]
 fn the_cursor_of_a_shared_stream_is_told_once_for_each_time_that_acks_moved_it() {
     let mut session = live_at(0);
     assert_eq!(session.take_moved_shared().count(), 0);
-    assert_eq!(session.offer(&stream(), EPOCH, entry(1)), Verdict::Send);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(1), NOW), Verdict::Send);
     ack(&mut session, 1).expect("it was sent");
     assert_eq!(session.cursors().count(), 1);
     assert_eq!(session.take_moved_shared().map(|(_, _, seq)| seq).collect::<Vec<_>>(), [Seq(1)]);
@@ -254,7 +298,7 @@ fn the_cursor_of_a_shared_stream_is_told_once_for_each_time_that_acks_moved_it()
 fn a_position_that_retention_has_passed_is_told_as_a_gap() {
     let mut session = live_at(5);
     assert_eq!(session.head(&stream(), EPOCH, Seq(20), Seq(5)), Next::Read);
-    session.begin_read(&stream());
+    session.begin_read(&stream(), NOW);
     let entries = [entry(11)];
     let page = PageView { floor: Seq(10), ..view(5, &entries, 20, 20) };
     let gap = Step::Gap { from: Seq(6), to: Seq(10) };
@@ -264,24 +308,24 @@ fn a_position_that_retention_has_passed_is_told_as_a_gap() {
 #[test]
 fn an_auto_ack_takes_what_was_sent_before_the_ping() {
     let mut session = live_at(0);
-    session.offer(&stream(), EPOCH, entry(1));
+    session.offer(&stream(), EPOCH, entry(1), NOW);
     session.ping();
-    session.offer(&stream(), EPOCH, entry(2));
+    session.offer(&stream(), EPOCH, entry(2), NOW);
     let acked = Acked { epoch: EPOCH, cursor: Seq(1), read: false, covered: None };
-    assert_eq!(session.pong(|_, _, _| {}), vec![(stream(), acked)]);
-    assert!(session.pong(|_, _, _| {}).is_empty());
+    assert_eq!(session.pong(NOW, |_, _, _| {}), vec![(stream(), acked)]);
+    assert!(session.pong(NOW, |_, _, _| {}).is_empty());
 }
 
 #[test]
 fn a_full_connection_stops_the_page_and_drained_says_what_to_read() {
     let mut session = live_at(0);
     assert_eq!(session.head(&stream(), EPOCH, Seq(3), Seq(0)), Next::Read);
-    session.begin_read(&stream());
+    session.begin_read(&stream(), NOW);
     let entries = [entry(1), entry(2), entry(3)];
-    assert_eq!(session.page(&stream(), view(0, &entries, 3, 3), |_| Flow::Full), Next::Lagged);
-    assert_eq!(session.begin_read(&stream()), None);
+    assert_eq!(session.page(&stream(), view(0, &entries, 3, 3), NOW, |_| Flow::Full), Next::Lagged);
+    assert_eq!(session.begin_read(&stream(), NOW), None);
     assert_eq!(session.drained(), [stream()]);
-    assert_eq!(session.begin_read(&stream()).map(|read| read.after), Some(Seq(1)));
+    assert_eq!(session.begin_read(&stream(), NOW).map(|read| read.after), Some(Seq(1)));
 }
 
 /// Random runs of commits, pushes (dropped, doubled, reordered), reads (late, failing), acks and
@@ -316,11 +360,13 @@ fn run(seed: u64) {
                 let at = random.random_range(0..in_flight.len());
                 let seq = if random.random_bool(0.8) { in_flight.swap_remove(at) } else { in_flight[at] };
                 let offered = Offered { device: log[seq as usize - 1].as_ref(), ..entry(seq) };
-                if random.random_bool(0.9) && session.offer(&stream(), EPOCH, offered) == Verdict::Send {
+                if random.random_bool(0.9) && session.offer(&stream(), EPOCH, offered, NOW) == Verdict::Send {
                     sent.push(seq);
                 }
             }
-            2 if page.is_none() => page = session.begin_read(&stream()).map(|read| (read, log.len() as u64)),
+            2 if page.is_none() => {
+                page = session.begin_read(&stream(), NOW).map(|read| (read, log.len() as u64))
+            }
             3 => match page.take() {
                 Some(_) if !calm && random.random_bool(0.2) => session.read_failed(&stream()),
                 Some((read, head)) => give_page(&mut session, &log, read, head, &mut sent),
@@ -356,7 +402,7 @@ fn give_page(
     let through = if seqs.len() == read.entries { seqs.last().copied().unwrap_or(head) } else { head };
     let entries: Vec<Offered<'_>> = seqs.iter().map(|seq| entry(*seq)).collect();
     let page = view(read.after.0, &entries, through, head);
-    session.page(&stream(), page, |step| {
+    session.page(&stream(), page, NOW, |step| {
         if let Step::Send(index) = step {
             sent.push(seqs[index]);
         }
@@ -367,13 +413,13 @@ fn give_page(
 #[test]
 fn an_offer_that_no_read_can_find_is_not_read_for_ever() {
     let mut session = live_at(5);
-    assert_eq!(session.offer(&stream(), EPOCH, entry(9)), Verdict::Read);
-    session.begin_read(&stream()).expect("a gap is read");
+    assert_eq!(session.offer(&stream(), EPOCH, entry(9), NOW), Verdict::Read);
+    session.begin_read(&stream(), NOW).expect("a gap is read");
     let again = steps(&mut session, view(5, &[], 5, 5)).1;
     assert_eq!(again, Next::Read, "the snapshot may be older than the offer");
-    session.begin_read(&stream()).expect("once more");
+    session.begin_read(&stream(), NOW).expect("once more");
     assert_eq!(steps(&mut session, view(5, &[], 5, 5)).1, Next::Wait, "this one is not");
-    assert_eq!(session.offer(&stream(), EPOCH, entry(6)), Verdict::Send);
+    assert_eq!(session.offer(&stream(), EPOCH, entry(6), NOW), Verdict::Send);
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::domain::UnixMillis;
+
 /// One unmasked server frame (RFC 6455 section 5.2), header included, in two parts so that the
 /// second can be shared: `head` is this frame's own, `body` may belong to many frames.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,6 +12,8 @@ pub struct Frame {
     pub head: Bytes,
     /// The rest of its payload; often empty.
     pub body: Bytes,
+    /// When it is worth nothing any more: whoever queues it must not begin to write it from then on.
+    pub expires_at: Option<UnixMillis>,
 }
 
 /// RFC 6455 section 5.2: text frame.
@@ -29,7 +33,7 @@ impl Frame {
 
     /// A ping without payload.
     pub fn ping() -> Self {
-        Self { head: Bytes::from_static(&[0x80 | PING, 0]), body: Bytes::new() }
+        Self { head: Bytes::from_static(&[0x80 | PING, 0]), body: Bytes::new(), expires_at: None }
     }
 
     /// A pong with the ping's payload (at most 125 bytes, as the codec has checked).
@@ -48,6 +52,12 @@ impl Frame {
             .last();
         payload.put_slice(&reason.as_bytes()[..end.unwrap_or(0)]);
         Self::encode(CLOSE, &payload, Bytes::new())
+    }
+
+    /// The same frame, worth nothing from `at` on.
+    #[must_use]
+    pub fn expiring(self, at: Option<UnixMillis>) -> Self {
+        Self { expires_at: at, ..self }
     }
 
     /// Its length on the wire, in bytes.
@@ -77,7 +87,7 @@ impl Frame {
             }
         }
         bytes.put_slice(head);
-        Self { head: bytes.freeze(), body }
+        Self { head: bytes.freeze(), body, expires_at: None }
     }
 }
 

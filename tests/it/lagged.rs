@@ -184,6 +184,60 @@ async fn what_expired_while_a_session_was_held_back_is_sent_neither_from_a_page_
     }
 }
 
+/// Sends what is now or never until the kernel takes no more for the only client: something waits in the node then, and
+/// less than what holds the client back.
+async fn fill_the_kernel(node: &TestNode) {
+    let (publisher, operator, text) = (node.publisher(), node.operator(), "x".repeat(15_000));
+    loop {
+        let frames = operator.metric("fanfare_gateway_frames_out_total").await;
+        let bytes = operator.metric("fanfare_gateway_bytes_out_total").await;
+        let now = json!({"to": {"users": ["alice"]}, "body": text, "ttl": 0});
+        let answer = publisher.try_publish(&now, None).await.expect("an answer");
+        assert_eq!(answer.body["online"], 1, "{}", answer.body);
+        eventually(DEADLINE, "it is given to the socket", async || {
+            operator.metric("fanfare_gateway_frames_out_total").await > frames
+        })
+        .await;
+        if operator.metric("fanfare_gateway_bytes_out_total").await < bytes + 15_000.0 {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_expired_before_a_full_socket_took_it_is_not_sent_and_holds_up_nothing() {
+    let settings = [("gateway.window_entries", "4"), ("gateway.write_deadline_ms", "120000")];
+    let node = TestNode::start_with(&settings).await;
+    let (url, token) = (node.process.ws_url(), node.credentials.user_token("alice"));
+    let mut slow = TestClient::connect(&url, &token, json!({"device": "tv"})).await;
+    slow.expect_welcome().await;
+    fill_the_kernel(&node).await;
+    let (publisher, operator) = (node.publisher(), node.operator());
+    // They fill the window, wait in the node until they have expired, and nobody will ever acknowledge them.
+    for number in 1..=4 {
+        publisher.publish(&json!({"to": {"users": ["alice"]}, "data": number, "ttl": 1})).await;
+    }
+    publish(&publisher, &json!({"users": ["alice"]}), 5..=5).await;
+    eventually(DEADLINE, "the client is held back", async || {
+        operator.metric("fanfare_delivery_lagged_total").await == 1.0
+    })
+    .await;
+    tokio::time::sleep(A_SECOND).await;
+    publish(&publisher, &json!({"users": ["alice"]}), 6..=6).await;
+
+    let mut stored = vec![];
+    while stored.len() < 2 {
+        let one = slow.expect_notification().await;
+        if one.seq.is_some() {
+            stored.push(one);
+        }
+    }
+    assert_eq!(data(&stored), [5, 6]);
+    assert!(operator.metric("fanfare_gateway_frames_expired_total").await >= 4.0);
+    slow.ack("user", stored[1].seq.expect("it is stored")).await;
+    slow.expect_silence(QUIET).await;
+}
+
 #[tokio::test]
 async fn what_was_replaced_or_cancelled_while_a_session_was_held_back_is_not_sent_from_a_page_nor_from_a_tail()
  {

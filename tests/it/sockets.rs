@@ -6,10 +6,15 @@ mod client;
 mod handshakes;
 mod server;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use fanfare::clock::Clock;
 use fanfare::delivery::outlet::{Flow, Outlet};
+use fanfare::domain::UnixMillis;
+use fanfare::gateway::accept::AcceptSettings;
 use fanfare::gateway::{Closed, SocketSettings};
 use fanfare::metrics::gateway::CloseLabels;
 use fanfare::wire::{CloseCode, Frame};
@@ -189,6 +194,42 @@ async fn a_full_socket_drains_in_order_and_the_peer_is_told() {
         assert_eq!(payload[..8], *format!("{number:08}").as_bytes());
     }
     assert_eq!(server.event().await, Event::Drained);
+}
+
+#[tokio::test]
+async fn what_expires_while_a_client_reads_nothing_is_not_written() {
+    let now = Arc::new(AtomicU64::new(1_000));
+    let told = Arc::clone(&now);
+    let clock = Clock::new(move || UnixMillis(told.load(Ordering::SeqCst)));
+    let server = Server::start_at(SocketSettings::default(), AcceptSettings::default(), clock).await;
+    let mut client = Client::connect(server.address).await;
+    let socket = server.socket().await;
+    let body = Bytes::from(vec![b'x'; 10_000]);
+    let mut filling = 0;
+    while socket.push(Frame::text(b"", body.clone()).expiring(Some(UnixMillis(2_000)))) == Flow::Open {
+        filling += 1;
+        assert!(filling < 100_000, "the socket never became full");
+    }
+    for (text, expires_at) in [("dies", Some(2_000)), ("lives", Some(2_001)), ("is for ever", None)] {
+        let _ = socket.push(Frame::text(text.as_bytes(), Bytes::new()).expiring(expires_at.map(UnixMillis)));
+    }
+    now.store(2_000, Ordering::SeqCst);
+    let mut arrived = 0;
+    let first = loop {
+        let (_, payload) = client.frame().await;
+        if payload.len() < 100 {
+            break payload;
+        }
+        assert_eq!(payload.len(), 10_000, "what was begun is whole");
+        arrived += 1;
+    };
+    assert_eq!(first, b"lives");
+    assert_eq!(client.frame().await.1, b"is for ever");
+    assert_eq!(server.event().await, Event::Drained);
+    // The last frame that filled it, and "dies", came after.
+    let expired = server.metrics.frames_expired.get();
+    assert!(expired >= 2);
+    assert_eq!(arrived + expired, filling + 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

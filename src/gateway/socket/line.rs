@@ -117,6 +117,13 @@ impl Line {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(ready) => ready?,
             }
+            let expired = self.queue.drop_expired(shared.clock.now());
+            shared.metrics.frames_expired.inc_by(expired as u64);
+            // Whoever pushed them is told that they are gone, by `on_drained`: nobody will acknowledge them.
+            self.full |= expired > 0;
+            if self.queue.is_empty() {
+                return Ok(());
+            }
             match self.queue.flush(stream) {
                 Ok(written) => {
                     shared.metrics.bytes_out.inc_by(written as u64);

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 
 use tokio::net::TcpStream;
 
+use crate::domain::UnixMillis;
 use crate::wire::Frame;
 
 /// Frames in one `writev`; each is up to two slices.
@@ -66,6 +67,24 @@ impl Queue {
         }
     }
 
+    /// Drops, of the frames of the next write, those that have expired and are not begun. Returns how many.
+    pub(super) fn drop_expired(&mut self, now: UnixMillis) -> usize {
+        let before = self.frames.len();
+        let mut at = usize::from(self.written > 0);
+        while at < FRAMES_A_WRITE
+            && let Some(frame) = self.frames.get(at)
+        {
+            if frame.expires_at.is_some_and(|expires_at| expires_at <= now) {
+                self.bytes -= frame.len();
+                self.frames.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+        self.let_go_if_empty();
+        before - self.frames.len()
+    }
+
     /// One gathered write of the first frames. Returns the bytes written.
     pub(super) fn flush(&mut self, stream: &TcpStream) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); 2 * FRAMES_A_WRITE];
@@ -96,8 +115,14 @@ impl Queue {
             self.written -= first.len();
             self.frames.pop_front();
         }
-        // An idle connection keeps no buffer.
-        self.frames = VecDeque::new();
+        self.let_go_if_empty();
+    }
+
+    /// An idle connection keeps no buffer.
+    fn let_go_if_empty(&mut self) {
+        if self.frames.is_empty() {
+            self.frames = VecDeque::new();
+        }
     }
 }
 

@@ -291,7 +291,7 @@ impl Device {
                 witness.welcomed(&frame);
             }
             "notification" => witness.notified(&frame, sent.at),
-            "cancelled" => witness.cancelled(&frame),
+            "cancelled" => witness.cancelled(&frame, sent.at),
             "read" => witness.read(&frame),
             "caught_up" => witness.caught_up(text(&frame, "stream"), number(&frame, "through")),
             "gap" => witness.gap(&frame),

@@ -15,6 +15,8 @@ use super::freeze::Freezer;
 pub struct Sent {
     pub frame: Frame,
     pub at: UnixMillis,
+    /// The socket took it at once. What it did not take is dropped unwritten if it expires.
+    written: bool,
 }
 
 #[derive(Default)]
@@ -57,7 +59,15 @@ impl Line {
     pub fn next(&self) -> Option<Sent> {
         let mut state = self.lock();
         state.release(&self.freezer);
-        state.frames.pop_front()
+        let now = self.clock.now();
+        while let Some(sent) = state.frames.pop_front() {
+            if sent.written || sent.frame.expires_at.is_none_or(|at| at > now) {
+                return Some(sent);
+            }
+            // Whoever pushed it is told, as by the gateway.
+            state.full = true;
+        }
+        None
     }
 
     /// Whether the server waits to be told that it may go on. Asked once the queue is read.
@@ -92,9 +102,10 @@ impl Outlet for Line {
         if state.cut || state.closed.is_some() {
             return Flow::Open;
         }
-        let sent = Sent { frame, at: self.clock.now() };
         state.release(&self.freezer);
         let frozen = self.freezer.is_frozen();
+        let written = !frozen && state.frames.is_empty();
+        let sent = Sent { frame, at: self.clock.now(), written };
         let queue = if frozen { &mut state.held } else { &mut state.frames };
         queue.push_back(sent);
         self.stirred.notify_one();

@@ -25,7 +25,7 @@ pub struct Standing {
     /// What it acknowledged.
     pub acked: u64,
     /// What it got since.
-    ahead: VecDeque<u64>,
+    ahead: VecDeque<(u64, Option<UnixMillis>)>,
 }
 
 impl Standing {
@@ -165,16 +165,16 @@ impl Witness {
             self.lock().holders[self.holder].view.ids.insert(id);
         }
         let stream = self.stream(text(frame, "stream"));
-        if let Some(kept) = self.entered(&stream, seq, id, false) {
+        if let Some(kept) = self.entered(&stream, seq, (id, false), sent_at) {
             self.check_times(&stream, seq, &kept, sent_at);
         }
     }
 
-    /// A cancellation.
-    pub fn cancelled(&mut self, frame: &Value) {
+    /// A cancellation, which the node sent at `sent_at`.
+    pub fn cancelled(&mut self, frame: &Value, sent_at: UnixMillis) {
         let id: NotificationId = text(frame, "id").parse().expect("an id");
         let stream = self.stream(text(frame, "stream"));
-        if self.entered(&stream, number(frame, "seq"), id, true).is_some()
+        if self.entered(&stream, number(frame, "seq"), (id, true), sent_at).is_some()
             && let Some(got) = self.lock().holders[self.holder].got.get_mut(&stream)
         {
             got.cancelled.insert(id);
@@ -182,7 +182,13 @@ impl Witness {
     }
 
     /// An entry came: it is the next, it is what is there, and nothing is passed over.
-    fn entered(&mut self, stream: &Stream, seq: u64, id: NotificationId, cancels: bool) -> Option<Kept> {
+    fn entered(
+        &mut self,
+        stream: &Stream,
+        seq: u64,
+        (id, cancels): (NotificationId, bool),
+        sent_at: UnixMillis,
+    ) -> Option<Kept> {
         let Some(standing) = self.standing.get(stream).cloned() else {
             self.find(Kind::Order, format_args!("{stream} {seq} before it was opened"));
             return None;
@@ -197,7 +203,7 @@ impl Witness {
         if !passed.is_empty() {
             self.find(Kind::Loss, format_args!("{stream} {seq} passes {passed:?}"));
         }
-        self.count(stream, seq);
+        self.count(stream, seq, kept.as_ref().and_then(|kept| kept.expires_at), sent_at);
         let mut ledger = self.lock();
         if let Some(got) = ledger.holders[self.holder].got.get_mut(stream)
             && got.epoch == standing.epoch
@@ -209,13 +215,14 @@ impl Witness {
         kept
     }
 
-    /// No more than the window is ahead of the acknowledgements.
-    fn count(&mut self, stream: &Stream, seq: u64) {
+    /// No more than the window is ahead of the acknowledgements, and has not expired.
+    fn count(&mut self, stream: &Stream, seq: u64, expires_at: Option<UnixMillis>, sent_at: UnixMillis) {
         let Some(standing) = self.standing.get_mut(stream) else {
             return;
         };
         (standing.last, standing.sent) = (seq, seq);
-        standing.ahead.push_back(seq);
+        standing.ahead.retain(|(_, expires_at)| expires_at.is_none_or(|at| at > sent_at));
+        standing.ahead.push_back((seq, expires_at));
         let ahead = standing.ahead.len();
         if self.window.is_some_and(|window| ahead > window) {
             self.find(Kind::Window, format_args!("{stream} {seq} is {ahead} ahead"));
@@ -335,7 +342,7 @@ impl Witness {
             return;
         };
         standing.acked = seq;
-        standing.ahead.retain(|sent| *sent > seq);
+        standing.ahead.retain(|(sent, _)| *sent > seq);
         let epoch = standing.epoch;
         let mut ledger = self.lock();
         if let Some(got) = ledger.holders[self.holder].got.get_mut(stream)

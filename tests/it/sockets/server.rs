@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fanfare::clock::Clock;
 use fanfare::delivery::outlet::Outlet;
 use fanfare::gateway::accept::{self, AcceptSettings, Lifetime};
 use fanfare::gateway::handshake::Handshake;
@@ -51,9 +52,17 @@ impl Server {
     }
 
     pub(crate) async fn start_with(settings: SocketSettings, accept_settings: AcceptSettings) -> Self {
+        Self::start_at(settings, accept_settings, Clock::system()).await
+    }
+
+    pub(crate) async fn start_at(
+        settings: SocketSettings,
+        accept_settings: AcceptSettings,
+        clock: Clock,
+    ) -> Self {
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let metrics = Metrics::new().gateway;
-        let sockets = Sockets::start(settings, metrics.clone(), tracker.clone(), stop.clone());
+        let sockets = Sockets::start(settings, clock, metrics.clone(), tracker.clone(), stop.clone());
         let (events, event_receiver) = mpsc::channel(EVENTS);
         let (opened, opened_receiver) = mpsc::channel(EVENTS);
         let hook = move |handshake: Handshake| {
