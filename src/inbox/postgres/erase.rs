@@ -20,7 +20,8 @@ const SCHEDULED: &str = "select id, request from scheduled where id > $1 order b
 const UNSCHEDULE: &str = "delete from scheduled where id = $1";
 const RESCHEDULE: &str = "update scheduled set request = $2 where id = $1 and request = $3";
 
-/// $1 the person's stream. Bodies alone, sorted: a cancellation holds a body while it waits for streams.
+/// $1 the person's stream. Bodies alone, sorted: a cancellation holds a body while it waits for streams. Whether others
+/// have one is a value, here and below, as tables without statistics have `not exists` planned as a join of all with all.
 const BODIES: &str = r#"
 with theirs as materialized (
     select bodies.id
@@ -28,9 +29,12 @@ with theirs as materialized (
         select distinct entries.body
         from streams
         join entries on entries.stream = streams.id
-        where streams.name = $1 and not exists (
-            select from entries as others where others.body = entries.body and others.stream <> streams.id
-        )
+        where streams.name = $1 and (
+            select true
+            from entries as others
+            where others.body = entries.body and others.stream <> streams.id
+            limit 1
+        ) is null
     ) as alone
     join bodies on bodies.id = alone.body
     order by bodies.id
@@ -46,7 +50,7 @@ delete from bodies using theirs where bodies.id = theirs.id
 const LEFT_BODIES: &str = r#"
 with theirs as materialized (
     select id from bodies
-    where id = any($1::uuid[]) and not exists (select from entries where entries.body = bodies.id)
+    where id = any($1::uuid[]) and (select true from entries where entries.body = bodies.id limit 1) is null
     order by id
     for update
 ),

@@ -160,15 +160,18 @@ select (select count(*) from raised) as met, (select count(*) from gone) as entr
 "#
 );
 
-/// Those of these notifications that no stream has above its floor, with their entries.
+/// Those of these notifications that no stream has above its floor, with their entries. The question is a value and
+/// not `not exists`, which tables without statistics would have planned as a join of all with all.
 const REMOVE_FALLEN: &str = r#"
 with fallen as materialized (
     select id from bodies
-    where id = any($1::uuid[]) and not exists (
-        select from entries
+    where id = any($1::uuid[]) and (
+        select true
+        from entries
         join streams on streams.id = entries.stream
         where entries.body = bodies.id and entries.kind = 0 and entries.seq > streams.floor_seq
-    )
+        limit 1
+    ) is null
     for update skip locked
 ),
 gone as materialized (
