@@ -58,10 +58,11 @@ pub(super) struct Outcomes {
     waiters: Mutex<Waiters>,
     arrived: Notify,
     metrics: PublishMetrics,
+    cancel: CancellationToken,
 }
 
 impl Outcomes {
-    /// Starts the task that asks; it ends when `cancel` fires.
+    /// Starts the task that asks; it ends when `cancel` fires, and so does every wait.
     pub(super) fn start(
         inbox: &Arc<dyn Inbox>,
         clock: &Clock,
@@ -69,7 +70,7 @@ impl Outcomes {
         tracker: &TaskTracker,
         cancel: &CancellationToken,
     ) -> Arc<Self> {
-        let outcomes = Arc::new(Self::new(MAX_WAITERS, metrics.clone()));
+        let outcomes = Arc::new(Self::new(MAX_WAITERS, metrics.clone(), cancel.clone()));
         let (asking, inbox, clock) = (Arc::clone(&outcomes), Arc::clone(inbox), clock.clone());
         let cancel = cancel.clone();
         tracker.spawn(async move {
@@ -82,20 +83,25 @@ impl Outcomes {
         outcomes
     }
 
-    fn new(most: usize, metrics: PublishMetrics) -> Self {
-        Self { most, waiters: Mutex::default(), arrived: Notify::new(), metrics }
+    fn new(most: usize, metrics: PublishMetrics, cancel: CancellationToken) -> Self {
+        Self { most, waiters: Mutex::default(), arrived: Notify::new(), metrics, cancel }
     }
 
-    /// Waits until nothing more will become of it, or until `until`.
+    /// Waits until nothing more will become of it, until `until`, or until the node stops.
     pub(super) async fn wait(&self, id: NotificationId, until: Instant) -> Waited {
         let Some((mut place, mut told)) = self.enter(id) else {
             self.count("too_many");
             return Waited::TooMany;
         };
         let is_settled = |counts: &Option<Counts>| counts.is_some_and(|counts| counts.stored == 0);
-        let settled = tokio::time::timeout_at(until, told.wait_for(is_settled)).await;
-        place.ended = if matches!(settled, Ok(Ok(_))) { "settled" } else { "deadline" };
-        drop(settled);
+        place.ended = tokio::select! {
+            biased; // Only so that simulations replay.
+            () = self.cancel.cancelled() => "stopped",
+            settled = tokio::time::timeout_at(until, told.wait_for(is_settled)) => match settled {
+                Ok(Ok(_)) => "settled",
+                Ok(Err(_)) | Err(_) => "deadline",
+            },
+        };
         let stands = *told.borrow();
         Waited::Stands(stands)
     }
@@ -199,7 +205,8 @@ mod tests {
     use crate::domain::UnixMillis;
 
     fn outcomes(most: usize) -> Arc<Outcomes> {
-        Arc::new(Outcomes::new(most, PublishMetrics::register(&mut Registry::default())))
+        let metrics = PublishMetrics::register(&mut Registry::default());
+        Arc::new(Outcomes::new(most, metrics, CancellationToken::new()))
     }
 
     fn id(number: u8) -> NotificationId {
@@ -275,6 +282,18 @@ mod tests {
         assert_eq!((ended(&outcomes, "gone"), ended(&outcomes, "too_many")), (1, 1));
         let mut next = Box::pin(outcomes.wait(id(3), until));
         assert!(futures_util::poll!(&mut next).is_pending(), "there is room again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_on_a_node_that_stops() {
+        let outcomes = outcomes(10);
+        let until = Instant::now() + Duration::from_secs(30);
+        let mut wait = Box::pin(outcomes.wait(id(1), until));
+        assert!(futures_util::poll!(&mut wait).is_pending());
+        outcomes.cancel.cancel();
+        assert_eq!(wait.await, Waited::Stands(None));
+        assert_eq!(outcomes.wait(id(2), until).await, Waited::Stands(None), "nor does who comes later");
+        assert_eq!((ended(&outcomes, "stopped"), outcomes.metrics.waiting.get()), (2, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,8 +1,8 @@
 //! Taking envelopes off this node's queue.
 //!
 //! Owns the consumer of `fanfare.node.<id>.<boot>.<n>`. A full inlet (bound 256) stops it, and the queue's drop-head
-//! holds. When the queue is deleted under it lapin's stream just ends: then the next `n` is declared, on a fresh
-//! channel, and consuming goes on.
+//! holds. When the queue is deleted under it lapin's stream just ends: then the next `n` is declared, on the
+//! same channel, and consuming goes on.
 
 use std::sync::Arc;
 

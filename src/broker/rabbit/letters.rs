@@ -6,21 +6,17 @@
 //! behind what came back before: so lists are sorted here. A letter is acknowledged only once its successor in the lane is
 //! confirmed. It must never hold letters between errands.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use futures_util::stream::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicCancelOptions, BasicGetOptions, BasicNackOptions, BasicPublishOptions,
-    ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Confirmation, Consumer};
+use lapin::{Channel, Confirmation};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +25,7 @@ use super::epitaph;
 use super::open::Link;
 use super::shared::{SessionError, Shared};
 use super::topology::{DEAD, Declarer, LETTERS_LOCK, lane_queue, short};
+use super::walk::{Failed, Walk};
 use crate::broker::{DeadLetter, DeadLetterError, Health};
 
 /// Errands that wait for their turn; one more waits at the door.
@@ -38,16 +35,11 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long other nodes may have their turn before this one gives up.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a walk may take, and putting everything back.
-const WALK_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const WALK_PATIENCE: Duration = Duration::from_secs(10);
 /// How often the letters are counted.
 const COUNT: Duration = Duration::from_secs(15);
-/// How many letters can be reached.
-const REACH: u16 = 10_000;
-/// How many are taken at a time on the way to one of them. The first is alone, so that whoever goes through a list from its
-/// beginning takes one letter each time.
-const STRETCHES: [u16; 4] = [1, 31, 968, REACH - 1_000];
-/// Silence after which the queue is asked whether it is empty.
-const QUIET: Duration = Duration::from_millis(50);
+/// How long that may take: shorter than [`WALK_PATIENCE`], so that the turn is given up in any case.
+const COUNT_PATIENCE: Duration = Duration::from_secs(5);
 /// The pause before another node is asked for its turn again.
 const TURN: Duration = Duration::from_millis(50);
 
@@ -132,7 +124,7 @@ impl Clerk {
                 _ = count.tick() => {
                     tokio::select! {
                         () = cancel.cancelled() => return Ok(()),
-                        _ = timeout(WALK_PATIENCE, self.count()) => {}
+                        _ = timeout(WALK_PATIENCE, self.count_in_turn()) => {}
                     }
                 }
             }
@@ -154,12 +146,28 @@ impl Clerk {
         let _ = done.send(answer);
     }
 
+    /// Not while letters are out on another node's errand, which counts them when it is done.
+    async fn count_in_turn(&self) -> Result<(), Failed> {
+        match self.try_lock().await? {
+            Some(turn) => self.end_turn(turn, true).await,
+            None => Ok(()),
+        }
+    }
+
     /// Declares the queue, so that a lost one is there again, and notes its length.
     async fn count(&self) -> Result<(), Failed> {
         let channel = self.consuming.connection.create_channel().await?;
         let declarer = Declarer { channel: &channel, patience: WALK_PATIENCE };
         let letters = declarer.dead().await.map_err(|_| Failed::Broker)?;
-        self.shared.metrics.dead_letters_kept.set(i64::from(letters));
+        let kept = &self.shared.metrics.dead_letters_kept;
+        // A queue that does not answer within 250 ms is called empty; `basic.get` waits for it. What it takes goes back
+        // with the channel.
+        let is_slow = letters == 0
+            && kept.get() > 0
+            && channel.basic_get(short(DEAD), BasicGetOptions::default()).await?.is_some();
+        if !is_slow {
+            kept.set(i64::from(letters));
+        }
         channel.close(200, ShortString::default()).await?;
         Ok(())
     }
@@ -171,24 +179,20 @@ impl Clerk {
             Err(_) if contended.into_inner() => return Err(DeadLetterError::Busy),
             Err(_) => return Err(DeadLetterError::Unavailable),
         };
-        let found = timeout(WALK_PATIENCE, self.go(wanted)).await.unwrap_or(Err(Failed::Broker));
-        let unlocking = async {
-            turn.queue_delete(short(LETTERS_LOCK), QueueDeleteOptions::default()).await?;
-            turn.close(200, ShortString::default()).await?;
-            self.count().await
-        };
-        if !matches!(timeout(WALK_PATIENCE, unlocking).await, Ok(Ok(()))) {
+        let walked = timeout(WALK_PATIENCE, self.go(wanted)).await;
+        // After a walk that was broken off letters may still be out.
+        let ending = self.end_turn(turn, walked.is_ok());
+        if !matches!(timeout(WALK_PATIENCE, ending).await, Ok(Ok(()))) {
             // The connection is as good as gone, and the turn with it.
             self.shared.metrics.failures.inc();
         }
-        Ok(found?)
+        Ok(walked.unwrap_or(Err(Failed::Broker))?)
     }
 
     /// Takes letters out and puts them back. Dropped, its channel closes, and that puts them back, too.
     async fn go(&self, wanted: &Wanted) -> Result<Found, Failed> {
         let channel = self.consuming.connection.create_channel().await?;
-        let mut walk =
-            Walk { channel, consumers: Vec::new(), spare: VecDeque::new(), login: self.shared.login() };
+        let mut walk = Walk::new(channel, self.shared.login());
         let found = self.walk(&mut walk, wanted).await;
         // Before the turn ends: who comes next finds the letters in their places.
         if let Err(error) = walk.end().await {
@@ -200,18 +204,33 @@ impl Clerk {
     /// Waits for the turn; it lasts until the queue is deleted, or this connection is gone.
     async fn lock(&self, contended: &AtomicBool) -> Result<Channel, Failed> {
         loop {
-            let channel = self.consuming.connection.create_channel().await?;
-            let options = QueueDeclareOptions::exclusive();
-            match channel.queue_declare(short(LETTERS_LOCK), options, FieldTable::default()).await {
-                Ok(_) => return Ok(channel),
-                // RESOURCE_LOCKED (AMQP 0-9-1, 405): another connection's turn.
-                Err(error) if is_locked(&error) => {
-                    contended.store(true, Ordering::Relaxed);
-                    sleep(TURN).await;
-                }
-                Err(error) => return Err(error.into()),
+            if let Some(turn) = self.try_lock().await? {
+                return Ok(turn);
             }
+            contended.store(true, Ordering::Relaxed);
+            sleep(TURN).await;
         }
+    }
+
+    /// `None`: it is another connection's turn (RESOURCE_LOCKED: AMQP 0-9-1, 405).
+    async fn try_lock(&self) -> Result<Option<Channel>, Failed> {
+        let channel = self.consuming.connection.create_channel().await?;
+        let options = QueueDeclareOptions::exclusive();
+        match channel.queue_declare(short(LETTERS_LOCK), options, FieldTable::default()).await {
+            Ok(_) => Ok(Some(channel)),
+            Err(error) if is_locked(&error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn end_turn(&self, turn: Channel, counts: bool) -> Result<(), Failed> {
+        let counted = match counts {
+            true => timeout(COUNT_PATIENCE, self.count()).await.unwrap_or(Err(Failed::Broker)),
+            false => Ok(()),
+        };
+        turn.queue_delete(short(LETTERS_LOCK), QueueDeleteOptions::default()).await?;
+        turn.close(200, ShortString::default()).await?;
+        counted
     }
 
     async fn walk(&self, walk: &mut Walk, wanted: &Wanted) -> Result<Found, Failed> {
@@ -264,130 +283,6 @@ impl Clerk {
     }
 }
 
-/// Letters that are out of the queue, on one channel.
-struct Walk {
-    channel: Channel,
-    consumers: Vec<ShortString>,
-    /// What came as an answer rather than to a consumer.
-    spare: VecDeque<Delivery>,
-    login: Option<String>,
-}
-
-impl Walk {
-    /// Goes from the front until `stop` says so, or no letter is left within reach.
-    async fn until(
-        &mut self,
-        stretches: &[u16],
-        mut stop: impl FnMut(Delivery, DeadLetter) -> bool,
-    ) -> Result<(), Failed> {
-        for stretch in stretches.iter().copied() {
-            let declarer = Declarer { channel: &self.channel, patience: WALK_PATIENCE };
-            let mut consumer = declarer.consume(DEAD, stretch).await.map_err(|_| Failed::Broker)?;
-            self.consumers.push(consumer.tag());
-            for _ in 0..stretch {
-                let Some(delivery) = self.next(&mut consumer).await? else {
-                    return Ok(());
-                };
-                let login = self.login.as_deref();
-                let key = delivery.routing_key.as_str();
-                let letter = epitaph::read(&delivery.properties, key, &delivery.data, login);
-                if stop(delivery, letter) {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn page(&mut self, after: Option<&str>, limit: usize) -> Result<Found, Failed> {
-        let mut letters = Vec::new();
-        let keep = |_, letter| {
-            letters.push(letter);
-            false
-        };
-        self.until(&[REACH], keep).await?;
-        letters.sort_by(|one, other| (one.last_failed_at, &one.id).cmp(&(other.last_failed_at, &other.id)));
-        if let Some(after) = after {
-            let last = letters.iter().rposition(|letter| letter.id == after);
-            letters.drain(..=last.ok_or_else(|| Failed::Unknown(after.to_owned()))?);
-        }
-        let more = letters.len() > limit;
-        letters.truncate(limit);
-        Ok(Found { letters, more, ..Found::default() })
-    }
-
-    async fn find(&mut self, id: &str) -> Result<(Delivery, DeadLetter), Failed> {
-        let mut found = None;
-        let stop = |delivery, letter: DeadLetter| {
-            let is_it = letter.id == id;
-            if is_it {
-                found = Some((delivery, letter));
-            }
-            is_it
-        };
-        self.until(&STRETCHES, stop).await?;
-        found.ok_or_else(|| Failed::Unknown(id.to_owned()))
-    }
-
-    /// The next letter; `None` when there is no more.
-    async fn next(&mut self, consumer: &mut Consumer) -> Result<Option<Delivery>, Failed> {
-        if let Ok(delivery) = timeout(QUIET, consumer.next()).await {
-            return Ok(Some(delivery.ok_or(Failed::Broker)??));
-        }
-        // Only `basic.get` knows whether a quorum queue is empty: asked for its length, one that does not answer within
-        // 250 ms is called empty. The answer may still overtake what was on its way to this channel; that to a second
-        // question does not, as the channel then had both in its hands.
-        for _ in 0..2 {
-            let got = self.channel.basic_get(short(DEAD), BasicGetOptions::default()).await?;
-            self.spare.extend(got.map(|message| message.delivery));
-        }
-        match consumer.next().now_or_never() {
-            Some(delivery) => Ok(Some(delivery.ok_or(Failed::Broker)??)),
-            None => Ok(self.spare.pop_front()),
-        }
-    }
-
-    async fn settle(&self, delivery: &Delivery) -> Result<(), Failed> {
-        Ok(self.channel.basic_ack(delivery.delivery_tag, BasicAckOptions::default()).await?)
-    }
-
-    /// Hands all others back, in their order; the answer to closing says that all of it was done.
-    async fn end(self) -> Result<(), Failed> {
-        for tag in &self.consumers {
-            self.channel.basic_cancel(tag.clone(), BasicCancelOptions::default()).await?;
-        }
-        // Tag 0 with `multiple`: all that are out (AMQP 0-9-1, basic.nack in RabbitMQ).
-        let all = BasicNackOptions { multiple: true, requeue: true };
-        self.channel.basic_nack(0, all).await?;
-        self.channel.close(200, ShortString::default()).await?;
-        Ok(())
-    }
-}
-
 fn is_locked(error: &lapin::Error) -> bool {
     matches!(error.kind(), lapin::ErrorKind::ProtocolError(refusal) if refusal.get_id() == 405)
-}
-
-/// Why an errand failed.
-enum Failed {
-    Unknown(String),
-    NotRequeued(String),
-    Broker,
-}
-
-impl From<lapin::Error> for Failed {
-    fn from(error: lapin::Error) -> Self {
-        tracing::debug!(%error, "an errand for dead letters failed");
-        Self::Broker
-    }
-}
-
-impl From<Failed> for DeadLetterError {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Unknown(id) => Self::Unknown(id),
-            Failed::NotRequeued(why) => Self::NotRequeued(why),
-            Failed::Broker => Self::Unavailable,
-        }
-    }
 }

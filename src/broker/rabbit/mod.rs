@@ -2,7 +2,7 @@
 //!
 //! Owns the driver: [`RabbitBroker::start`] opens the first session and leaves the rest to a supervisor. What it is
 //! made of: `open` (connections, errors), `topology` (names, arguments), `supervisor` (sessions), and one file for
-//! each task of a session: `publish`, `consume`, `control`, `ingress`, `dead`, `letters`, `events`. lapin's own recovery is not used:
+//! each task of a session: `publish`, `consume`, `control`, `ingress`, `dead`, `letters` (which goes by `walk`), `events`. lapin's own recovery is not used:
 //! it recovers connections only, and gives up.
 //!
 //! Operators: run lapin's log at `error`; at `warn` it prints returned messages whole.
@@ -22,6 +22,7 @@ mod settings;
 mod shared;
 mod supervisor;
 mod topology;
+mod walk;
 
 use std::sync::Arc;
 use std::time::Duration;

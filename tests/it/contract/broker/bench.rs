@@ -161,6 +161,21 @@ impl Rabbit {
         assert_eq!(confirmation, Confirmation::Ack(None));
     }
 
+    /// Puts letters straight into `fanfare.dead`.
+    pub async fn bury(&self, bodies: impl Iterator<Item = String>) {
+        let mut confirms = Vec::new();
+        for body in bodies {
+            let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+            let (exchange, queue) = ("".into(), "fanfare.dead".into());
+            let sent =
+                self.channel.basic_publish(exchange, queue, options, body.as_bytes(), properties).await;
+            confirms.push(sent.expect("it is sent"));
+        }
+        for confirm in confirms {
+            within("a confirm", confirm).await.expect("it is confirmed");
+        }
+    }
+
     pub async fn headers_of_dead(&self) -> Option<(FieldTable, Dead)> {
         let options = BasicGetOptions { no_ack: true };
         let got =

@@ -322,22 +322,7 @@ async fn any_of_many_letters_is_found_and_all_others_are_left() {
     const LETTERS: usize = 120;
     let rabbit = Rabbit::new().await;
     let one = rabbit.join("n1").await;
-    let mut confirms = Vec::new();
-    for number in 0..LETTERS {
-        let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
-        let body = format!("letter {number}");
-        let sent = rabbit.channel.basic_publish(
-            "".into(),
-            "fanfare.dead".into(),
-            options,
-            body.as_bytes(),
-            properties,
-        );
-        confirms.push(sent.await.expect("sent"));
-    }
-    for confirm in confirms {
-        within("a confirm", confirm).await.expect("confirmed");
-    }
+    rabbit.bury((0..LETTERS).map(|number| format!("letter {number}"))).await;
     let letters = all(&one).await;
     assert_eq!(letters.len(), LETTERS);
     let mut left = letters.clone();
