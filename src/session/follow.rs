@@ -298,7 +298,7 @@ impl Follow {
         self.acked = self.acked.max(seq);
         self.acked = self.settled();
         self.moved |= self.acked > before;
-        let read = self.phase != Phase::Live && !self.reading && self.sent.is_half_free(window);
+        let read = self.phase != Phase::Live && !self.reading && self.sent.is_half_free(window, now);
         Ok(Acked { epoch, cursor: self.acked, read, covered })
     }
 

@@ -80,11 +80,23 @@ impl Sent {
     fn let_go_of_expired(&mut self, now: UnixMillis) {
         self.entries.retain(|entry| !entry.has_expired(now));
         self.bytes = self.entries.iter().map(|entry| entry.bytes()).sum();
+        self.shrink_if_empty();
     }
 
-    /// When a held-back session reads on: not at each single ack, which would cause a read for each.
-    pub(super) fn is_half_free(&self, window: Window) -> bool {
-        self.len() * 2 <= window.entries && self.bytes * 2 <= window.bytes
+    fn shrink_if_empty(&mut self) {
+        if self.entries.is_empty() && self.entries.capacity() > KEPT_ROOM {
+            self.entries = VecDeque::new();
+        }
+    }
+
+    /// When a held-back session reads on: not at each single ack, which would cause a read for each. What has expired
+    /// makes room here, too.
+    pub(super) fn is_half_free(&mut self, window: Window, now: UnixMillis) -> bool {
+        let is_free = |sent: &Self| sent.len() * 2 <= window.entries && sent.bytes * 2 <= window.bytes;
+        if !is_free(self) {
+            self.let_go_of_expired(now);
+        }
+        is_free(self)
     }
 
     pub(super) fn push(&mut self, entry: Offered<'_>) {
@@ -103,9 +115,7 @@ impl Sent {
                 crossed(entry.seq);
             }
         }
-        if self.entries.is_empty() && self.entries.capacity() > KEPT_ROOM {
-            self.entries = VecDeque::new();
-        }
+        self.shrink_if_empty();
         self.len() < before
     }
 }

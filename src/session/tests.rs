@@ -146,6 +146,20 @@ fn what_has_expired_makes_room_where_there_is_none() {
 }
 
 #[test]
+fn an_ack_reads_on_where_what_is_left_has_expired() {
+    let later = UnixMillis(NOW.0 + 5_000);
+    let mut session = live_at(0);
+    for seq in 1..=4 {
+        let expires_at = (seq > 1).then_some(later);
+        assert_eq!(session.offer(&stream(), EPOCH, Offered { expires_at, ..entry(seq) }, NOW), Verdict::Send);
+    }
+    assert_eq!(session.offer(&stream(), EPOCH, entry(5), NOW), Verdict::Lagged);
+    assert_eq!(ack(&mut session, 1).map(|acked| acked.read), Ok(false), "three of four are not acknowledged");
+    let acked = session.ack(&stream(), Seq(1), later, |_, _| panic!("it was acknowledged before"));
+    assert_eq!(acked.map(|acked| acked.read), Ok(true));
+}
+
+#[test]
 fn an_ack_above_what_was_sent_is_refused() {
     let mut session = live_at(5);
     let refused = AckError::AboveSent { sent: Seq(5), got: Seq(6) };
