@@ -31,6 +31,8 @@ const COVERED_PAGES: usize = 8;
 
 /// How many of such reads are under way at once: others need the inbox more.
 const COVERING: usize = 4;
+/// How many acks that cover what an earlier connection had sent may be in work, those that wait included.
+const COVERED: usize = 2_048;
 
 /// What is to be noted. Bounded.
 pub(super) struct Receipts {
@@ -38,6 +40,8 @@ pub(super) struct Receipts {
     shared: Mutex<HashMap<(Stream, Epoch, Seq), u64>>,
     arrived: Notify,
     covering: Semaphore,
+    /// Places for those that wait for it, too.
+    covered: Arc<Semaphore>,
 }
 
 impl Default for Receipts {
@@ -47,6 +51,7 @@ impl Default for Receipts {
             shared: Mutex::default(),
             arrived: Notify::new(),
             covering: Semaphore::new(COVERING),
+            covered: Arc::new(Semaphore::new(COVERED)),
         }
     }
 }
@@ -127,32 +132,47 @@ impl Delivery {
         connection: &Connection,
         stream: &Stream,
         epoch: Epoch,
-        mut after: Seq,
+        after: Seq,
         to: Seq,
     ) {
         if stream.is_shared() {
             return;
         }
+        // One that acknowledges much piece by piece while SQL hangs: what there is no place for is lost, and counted.
+        let Ok(place) = Arc::clone(&self.receipts.covered).try_acquire_owned() else {
+            self.metrics.receipts_lost.inc_by(to.0.saturating_sub(after.0));
+            return;
+        };
         let (delivery, stream) = (Arc::clone(self), stream.clone());
         let audience = Audience::Device(connection.device.clone());
         self.tracker.spawn(async move {
-            let Ok(_turn) = delivery.receipts.covering.acquire().await else { return };
-            for _ in 0..COVERED_PAGES {
-                let Some(page) = delivery.read_covered(&stream, after, to, &audience).await else { return };
-                if page.epoch != epoch {
-                    return;
-                }
-                for entry in page.entries.iter().filter(|entry| entry.seq <= to) {
-                    if matches!(entry.content, Content::Notification { .. }) {
-                        delivery.note_receipt(&stream, epoch, entry.seq);
-                    }
-                }
-                after = page.through;
-                if after >= to || page.through >= page.head {
-                    return;
+            tokio::select! {
+                biased; // Only so that simulations replay.
+                () = delivery.cancel.cancelled() => {}
+                () = delivery.cover(&stream, epoch, (after, to), &audience) => {}
+            }
+            drop(place);
+        });
+    }
+
+    /// Notes what there is after the first and up to the second.
+    async fn cover(&self, stream: &Stream, epoch: Epoch, (mut after, to): (Seq, Seq), audience: &Audience) {
+        let Ok(_turn) = self.receipts.covering.acquire().await else { return };
+        for _ in 0..COVERED_PAGES {
+            let Some(page) = self.read_covered(stream, after, to, audience).await else { return };
+            if page.epoch != epoch {
+                return;
+            }
+            for entry in page.entries.iter().filter(|entry| entry.seq <= to) {
+                if matches!(entry.content, Content::Notification { .. }) {
+                    self.note_receipt(stream, epoch, entry.seq);
                 }
             }
-        });
+            after = page.through;
+            if after >= to || page.through >= page.head {
+                return;
+            }
+        }
     }
 
     async fn read_covered(&self, stream: &Stream, after: Seq, to: Seq, audience: &Audience) -> Option<Page> {
