@@ -36,10 +36,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a walk may take, and putting everything back.
 pub(super) const WALK_PATIENCE: Duration = Duration::from_secs(10);
-/// How often the letters are counted.
+/// How often the letters are counted, at least.
 const COUNT: Duration = Duration::from_secs(15);
-/// How long that may take: shorter than [`WALK_PATIENCE`], so that the turn is given up in any case.
-const COUNT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long that may take: shorter than [`LOCK_PATIENCE`], so that others get their turn.
+const COUNT_PATIENCE: Duration = Duration::from_secs(2);
 /// The pause before another node is asked for its turn again.
 const TURN: Duration = Duration::from_millis(50);
 
@@ -126,6 +126,8 @@ impl Clerk {
                         () = cancel.cancelled() => return Ok(()),
                         _ = timeout(WALK_PATIENCE, self.count_in_turn()) => {}
                     }
+                    // Nodes that began together must not meet for ever.
+                    count.reset_after(COUNT.mul_f64(rand::random_range(0.5..1.0)));
                 }
             }
         }
