@@ -58,6 +58,9 @@ struct Arguments {
     /// Measure broadcasts instead, with none and with so many known users.
     #[arg(long)]
     known: Option<u64>,
+    /// How many appends a commit takes at most.
+    #[arg(long, default_value_t = SHAPE.group)]
+    group: usize,
     /// A process to watch, with all its children: NAME=PID.
     #[arg(long = "watch", value_parser = watch::Watched::parse)]
     watched: Vec<watch::Watched>,
@@ -81,7 +84,7 @@ async fn main() -> anyhow::Result<()> {
     let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
     let appends = {
         let inbox = Arc::clone(&inbox);
-        Batcher::start(SHAPE, &tracker, &cancel, move |group| {
+        Batcher::start(Shape { group: arguments.group, ..SHAPE }, &tracker, &cancel, move |group| {
             let inbox = Arc::clone(&inbox);
             async move { inbox.append(group).await }
         })

@@ -1,5 +1,6 @@
 //! Urgent messages over AMQP, alone and beside a crowd of low ones: the ratio of their latencies, in one run.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,12 +23,15 @@ pub(super) struct Lanes {
     /// Where to publish: an AMQP URL with the vhost.
     #[arg(long, env = "LOAD_AMQP_URL", hide_env_values = true)]
     amqp: String,
-    /// Low messages that are published at once; some are taken before the last is there.
+    /// Low messages that are there at once, before the urgent ones beside them.
     #[arg(long, default_value_t = 120_000, value_parser = clap::value_parser!(u32).range(1..=900_000))]
     low: u32,
     /// Urgent ones, alone and again beside the low ones.
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=10_000))]
     high: u32,
+    /// Processes that stand still (SIGSTOP) until the low ones are there: nodes would take them as they come.
+    #[arg(long = "hold", value_name = "PID")]
+    held: Vec<u32>,
 }
 
 impl Lanes {
@@ -38,12 +42,15 @@ impl Lanes {
         let tally = Tally::new(2 * self.high);
         let mut devices = fleet.connect(1, "manual", |_| Counter::new(&tally, true)).await?;
         let alone = self.urgent(&channel, &tally, 0).await?;
-        self.crowd(&channel).await?;
+        signal("STOP", &self.held)?;
+        let crowded = self.crowd(&channel).await;
+        signal("CONT", &self.held)?;
+        crowded?;
         let before = waiting(&channel).await?;
         let beside = self.urgent(&channel, &tally, self.high).await?;
         let after = waiting(&channel).await?;
         devices.check()?;
-        ensure!(after > 0, "no low message was waiting at the end: the run shows nothing");
+        ensure!(after > 0, "of {before} low messages none was waiting at the end: the run shows nothing");
         println!("high alone: {} of {}, ", alone.len(), self.high);
         tally.print_latency(&alone);
         println!(
@@ -82,6 +89,14 @@ impl Lanes {
         }
         Ok(())
     }
+}
+
+fn signal(name: &str, processes: &[u32]) -> anyhow::Result<()> {
+    for process in processes {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(process.to_string()).status()?;
+        ensure!(status.success(), "{process} was not sent SIG{name}");
+    }
+    Ok(())
 }
 
 fn body(user: &str, data: &str) -> String {

@@ -301,6 +301,9 @@ impl Fault {
             stage.lists(node, NODES.len() - 1).await;
         }
         both_say(stage, "ok").await;
+        if matches!(self, Self::RedisPrimaryKilled | Self::RedisPrimaryStopped) {
+            stage.has_successor().await;
+        }
     }
 }
 

@@ -92,11 +92,16 @@ async fn run(names: &[String], demand: f64) -> (Vec<Row>, String) {
             std::fs::write(&path, table(&rows)).unwrap_or_else(|error| panic!("{path}: {error}"));
         }
     }
-    let (cursors, behind) = stage.farewell(course::FLUSH).await;
+    let (cursors, behind, mut wrong) = stage.farewell(course::FLUSH).await;
     let farewell = format!("{cursors} cursors of topics and everyone at the end, {behind} of them behind");
-    if let (1.., Some(row)) = (behind, rows.last_mut()) {
-        println!("          WRONG: {farewell}");
-        row.wrong.push(farewell.clone());
+    if behind > 0 {
+        wrong.push(farewell.clone());
+    }
+    for what in &wrong {
+        println!("          WRONG: {what}");
+    }
+    if let Some(row) = rows.last_mut() {
+        row.wrong.extend(wrong);
     }
     (rows, farewell)
 }

@@ -1,6 +1,7 @@
 //! Everything that a fault can break: RabbitMQ, Redis and PostgreSQL of the run's own, two nodes with a
 //! proxy in front of each backend, and two thousand devices.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -207,7 +208,30 @@ impl Stage {
         self.nodes = start_nodes(settings, self.folder.path(), &self.credentials).await;
         self.rabbit = rabbit;
         self.redis = vec![primary, replica, sentinel];
+        self.has_successor().await;
         self.gather().await;
+    }
+
+    /// Waits until the sentinel knows of a replica that follows the primary: without one it cannot fail over. A complaint,
+    /// if it does not in time.
+    pub async fn has_successor(&mut self) {
+        let follows = |replica: &HashMap<String, String>| {
+            replica.get("flags").is_some_and(|flags| flags == "slave")
+                && replica.get("master-link-status").is_some_and(|status| status == "ok")
+        };
+        let waiting = async {
+            loop {
+                let replicas: Vec<HashMap<String, String>> =
+                    self.redis[2].run(&["SENTINEL", "REPLICAS", "presence"]).await;
+                if replicas.iter().any(follows) {
+                    return;
+                }
+                sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(NOTICE, waiting).await.is_err() {
+            self.complaints.push(format!("the sentinel knew of no replica within {NOTICE:?}"));
+        }
     }
 
     /// How many cursors there are of users' own streams, how many of them are not at the head, and by how
@@ -218,8 +242,8 @@ impl Stage {
 
     /// All devices leave for good: then the cursors of topics and everyone, which nodes write when a connection ends, must
     /// come to the heads, too. Answers how many there are, and how many are behind after `deadline`.
-    pub async fn farewell(self, deadline: Duration) -> (i64, i64) {
-        self.last_words(deadline).await;
+    pub async fn farewell(self, deadline: Duration) -> (i64, i64, Vec<String>) {
+        let complaints = self.last_words(deadline).await;
         drop(self.crowd);
         let until = Instant::now() + deadline;
         loop {
@@ -227,7 +251,7 @@ impl Stage {
             let (everyone, everyone_behind, _) = self.postgres.cursors("everyone").await;
             let behind = topics_behind + everyone_behind;
             if behind == 0 || Instant::now() > until {
-                return (topics + everyone, behind);
+                return (topics + everyone, behind, complaints);
             }
             sleep(LOOK).await;
         }
@@ -235,15 +259,23 @@ impl Stage {
 
     /// One more into every shared stream: a device that came back where it was has nothing to acknowledge there before it
     /// gets another one, and its cursor may have died with a node. Then one for every user: when its ack is
-    /// committed, the nodes have read the one before it, too. What does not come shows in the cursors.
-    async fn last_words(&self, deadline: Duration) {
+    /// committed, the nodes have read the one before it, too. Answers what was wrong.
+    async fn last_words(&self, deadline: Duration) -> Vec<String> {
+        let mut wrong = vec![];
         self.work.post_to_shared().await;
-        self.books.wait_for(deadline, |account| account.is_complete()).await;
+        if self.books.wait_for(deadline, |account| account.is_complete()).await.is_none() {
+            wrong.push("a last word to topics and everyone did not arrive everywhere".to_owned());
+        }
         self.work.post_to_all().await;
         let until = Instant::now() + deadline;
-        while self.cursors().await.1 > 0 && Instant::now() < until {
+        while self.cursors().await.1 > 0 {
+            if Instant::now() > until {
+                wrong.push("a last word to every user was not acknowledged everywhere".to_owned());
+                break;
+            }
             sleep(LOOK).await;
         }
+        wrong
     }
 
     /// The last lines of warnings that the nodes logged.

@@ -23,6 +23,9 @@ async fn publish(publisher: &Publisher, to: &Value, data: std::ops::RangeInclusi
     }
 }
 
+/// As long as one with `ttl: 3` does.
+const THREE_SECONDS: Duration = Duration::from_millis(3_200);
+
 /// The next `count` notifications.
 async fn received(client: &mut TestClient, count: usize) -> Vec<Notification> {
     let mut received = vec![];
@@ -198,6 +201,8 @@ async fn fill_the_kernel(node: &TestNode) {
             operator.metric("fanfare_gateway_frames_out_total").await > frames
         })
         .await;
+        // Counted after the frame: the second look is after the write.
+        operator.metric("fanfare_gateway_bytes_out_total").await;
         if operator.metric("fanfare_gateway_bytes_out_total").await < bytes + 15_000.0 {
             return;
         }
@@ -215,14 +220,14 @@ async fn what_expired_before_a_full_socket_took_it_is_not_sent_and_holds_up_noth
     let (publisher, operator) = (node.publisher(), node.operator());
     // They fill the window, wait in the node until they have expired, and nobody will ever acknowledge them.
     for number in 1..=4 {
-        publisher.publish(&json!({"to": {"users": ["alice"]}, "data": number, "ttl": 1})).await;
+        publisher.publish(&json!({"to": {"users": ["alice"]}, "data": number, "ttl": 3})).await;
     }
     publish(&publisher, &json!({"users": ["alice"]}), 5..=5).await;
     eventually(DEADLINE, "the client is held back", async || {
         operator.metric("fanfare_delivery_lagged_total").await == 1.0
     })
     .await;
-    tokio::time::sleep(A_SECOND).await;
+    tokio::time::sleep(THREE_SECONDS).await;
     publish(&publisher, &json!({"users": ["alice"]}), 6..=6).await;
 
     let mut stored = vec![];

@@ -59,6 +59,7 @@ fn seeds() -> std::ops::Range<u64> {
 #[track_caller]
 fn hold(test: &str, name: &str, plan: Plan) {
     if std::env::var("FANFARE_SIM_PLAN").is_ok_and(|only| only != name) {
+        println!("{name}: not asked for");
         return;
     }
     let (seeds, began) = (seeds(), std::time::Instant::now());

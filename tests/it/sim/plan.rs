@@ -149,7 +149,8 @@ pub struct Plan {
     pub pace_ms: u64,
     /// How often heads are checked.
     pub head_check: Duration,
-    /// How long after the end of all faults everything must have arrived.
+    /// How long after the end of all faults everything must have arrived: one head check, and in a storm ten seconds more
+    /// in which who was cut off comes back, and what RabbitMQ took late goes out.
     pub settle: Duration,
     /// How long after it ended (cancelled, superseded) a notification may still arrive.
     pub stale_after: Duration,

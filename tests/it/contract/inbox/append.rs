@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use fanfare::domain::{Seq, Stream, TopicName};
-use fanfare::inbox::{Audience, InboxError};
+use fanfare::inbox::{Audience, InboxError, Open};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -15,6 +15,7 @@ cases!(
     a_stream_counts_from_one_in_the_order_of_its_group,
     two_entries_of_one_item_in_one_stream_get_two_seqs_in_order,
     one_body_serves_all_recipients_byte_for_byte,
+    a_broadcast_is_one_entry_however_many_users_are_known,
     twenty_publishers_to_overlapping_streams_leave_no_hole,
     a_bad_item_does_not_fail_the_others,
     an_item_for_nobody_is_refused,
@@ -55,6 +56,21 @@ async fn one_body_serves_all_recipients_byte_for_byte(store: &Store) {
         let page = store.read_one(reading(&own(name), 0)).await;
         assert_eq!(json_of(&page.entries[0]), json.as_bytes());
     }
+}
+
+async fn a_broadcast_is_one_entry_however_many_users_are_known(store: &Store) {
+    let names: Vec<String> = (0..100).map(|number| format!("user-{number}")).collect();
+    let opens = names.iter().map(|name| Open { stream: Stream::Everyone, ..opening(name, Some("web")) });
+    for opened in store.inbox.open(opens.collect()).await {
+        assert_eq!(opened.expect("opened").head, Seq(0));
+    }
+    let appended = places(store.append_one(item(&Stream::Everyone)).await);
+    assert_eq!(seqs(&appended), [1]);
+    let streams: Vec<Stream> = names.iter().map(|name| own(name)).chain([Stream::Everyone]).collect();
+    let heads = store.inbox.heads(&streams).await.expect("the heads");
+    let (everyone, of_users) = heads.split_last().expect("as many as were asked for");
+    assert_eq!(everyone.head, Seq(1));
+    assert!(of_users.iter().all(|stream| stream.head == Seq(0)));
 }
 
 async fn twenty_publishers_to_overlapping_streams_leave_no_hole(store: &Store) {
