@@ -160,16 +160,15 @@ impl Clerk {
     async fn count(&self) -> Result<(), Failed> {
         let channel = self.consuming.connection.create_channel().await?;
         let declarer = Declarer { channel: &channel, patience: WALK_PATIENCE };
-        let letters = declarer.dead().await.map_err(|_| Failed::Broker)?;
-        let kept = &self.shared.metrics.dead_letters_kept;
-        // A queue that does not answer within 250 ms is called empty; `basic.get` waits for it. What it takes goes back
-        // with the channel.
-        let is_slow = letters == 0
-            && kept.get() > 0
-            && channel.basic_get(short(DEAD), BasicGetOptions::default()).await?.is_some();
-        if !is_slow {
-            kept.set(i64::from(letters));
+        let mut letters = declarer.dead().await.map_err(|_| Failed::Broker)?;
+        // A queue that does not answer within 250 ms is called empty; `basic.get` waits for it, and says how many there are
+        // beside the one that it takes. That goes back with the channel.
+        if letters == 0
+            && let Some(got) = channel.basic_get(short(DEAD), BasicGetOptions::default()).await?
+        {
+            letters = got.message_count + 1;
         }
+        self.shared.metrics.dead_letters_kept.set(i64::from(letters));
         channel.close(200, ShortString::default()).await?;
         Ok(())
     }
@@ -183,7 +182,8 @@ impl Clerk {
         };
         let walked = timeout(WALK_PATIENCE, self.go(wanted)).await;
         // After a walk that was broken off letters may still be out.
-        let ending = self.end_turn(turn, walked.is_ok());
+        let is_whole = !matches!(walked, Err(_) | Ok(Err(Failed::Broker)));
+        let ending = self.end_turn(turn, is_whole);
         if !matches!(timeout(WALK_PATIENCE, ending).await, Ok(Ok(()))) {
             // The connection is as good as gone, and the turn with it.
             self.shared.metrics.failures.inc();
