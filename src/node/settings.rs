@@ -18,7 +18,7 @@ const RECOVERY_CHECK: Duration = Duration::from_secs(10);
 /// How many publish requests may wait for their commit, for each priority.
 const PUBLISH_QUEUE: usize = 10_000;
 /// How many notifications are committed together, and how many such groups are in flight.
-const COMMIT_GROUP: usize = 64;
+const COMMIT_GROUP: usize = 256;
 const COMMIT_WORKERS: usize = 2;
 
 pub(super) fn delivery(config: &Config) -> delivery::Settings {

@@ -76,6 +76,8 @@ fn options(url: &str, busy_timeout: Duration) -> Result<SqliteConnectOptions, Op
         // What was answered survives a power cut, not only a crash of this process.
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(busy_timeout)
+        // What a statement of many rows would undo if it failed is kept as it runs: in memory, not in a file.
+        .pragma("temp_store", "memory")
         // At debug level the driver would log every statement.
         .disable_statement_logging())
 }
