@@ -61,7 +61,9 @@ impl Connection {
             state.told.now.reads = state.told.now.reads.max(now.reads);
             return false;
         }
-        if state.phase == Phase::Ended || now.reads <= state.told.now.reads {
+        // One that has a higher number and a lower version is of a life of the store that a restore has ended.
+        let is_over = now.reads <= state.told.now.reads || now.version < state.told.now.version;
+        if state.phase == Phase::Ended || is_over {
             return false;
         }
         state.told.heard = state.told.heard.max(now.reads);

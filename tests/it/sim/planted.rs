@@ -57,6 +57,13 @@ fn must_find(plan: Plan, expected: &[Kind]) {
 
 /// Nothing fails, but the store is restored once; heads are checked.
 const RESTORED: Plan = Plan::STORM.in_weather(Weather { restore: true, ..Weather::CALM });
+/// The same, and what RabbitMQ takes late comes from a life of the store that is over.
+const OVERTAKEN: Plan = Plan::STORM.in_weather(Weather {
+    restore: true,
+    broker_blocked: true,
+    freezes: Some((1, 6)),
+    ..Weather::CALM
+});
 /// All stay connected, and few entries come, most of them just when something fails: so none heals what an
 /// earlier one missed. No periodic head check helps.
 const STAYING: Plan = Plan {
@@ -101,11 +108,12 @@ const UNSURE: Plan = Plan {
 const LONG: Plan = Plan { active: Duration::from_secs(24), ..Plan::CALM };
 
 /// What fails alone, and ends well as long as no rule is broken.
-pub const UNPLANTED: [(&str, Plan); 11] = [
+pub const UNPLANTED: [(&str, Plan); 12] = [
     ("brief", Plan::BRIEF),
     ("arriving", Plan::ARRIVING),
     ("fashion", Plan::FASHION),
     ("restored", RESTORED),
+    ("overtaken", OVERTAKEN),
     ("flushed", FLUSHED),
     ("cut off", CUT_OFF),
     ("alarmed", ALARMED),
