@@ -103,6 +103,14 @@ impl Shared {
     }
 }
 
+/// Whether somebody who opened a shared stream was the first of this node.
+enum Begun {
+    Now,
+    Before,
+    /// The node follows an earlier or later life of it.
+    InAnotherLife,
+}
+
 /// The shared streams of this node.
 pub(super) struct SharedStreams {
     streams: Mutex<HashMap<Stream, Shared>>,
@@ -116,14 +124,17 @@ impl SharedStreams {
         Self { streams: Mutex::default(), intake, arrivals: Mutex::new(Some(arrivals)) }
     }
 
-    /// The node follows the stream from `head`, if not yet in this life of it. Returns whether that is new.
-    fn begin(&self, stream: &Stream, epoch: Epoch, head: Seq) -> bool {
+    /// The node follows the stream from `head`, if not yet.
+    fn begin(&self, stream: &Stream, epoch: Epoch, head: Seq) -> Begun {
         let mut streams = self.lock();
-        let is_new = streams.get(stream).is_none_or(|shared| shared.epoch != epoch);
-        if is_new {
-            streams.insert(stream.clone(), Shared::new(epoch, head));
+        match streams.get(stream) {
+            None => {
+                streams.insert(stream.clone(), Shared::new(epoch, head));
+                Begun::Now
+            }
+            Some(shared) if shared.epoch == epoch => Begun::Before,
+            Some(_) => Begun::InAnotherLife,
         }
-        is_new
     }
 
     /// Nobody here follows the topic any more.
@@ -159,8 +170,11 @@ impl Delivery {
     /// Somebody opened the stream when it stood at `head`: the node follows it from there, and what is up to there
     /// is offered to nobody any more. Whoever opened it earlier, and is welcomed later, has to come as far by a read.
     pub(super) fn begin_shared(self: &Arc<Self>, stream: &Stream, epoch: Epoch, head: Seq) {
-        if !self.shared.begin(stream, epoch, head) {
-            return;
+        match self.shared.begin(stream, epoch, head) {
+            Begun::Now => {}
+            Begun::Before => return,
+            // Which of the two is over, the inbox says.
+            Begun::InAnotherLife => return self.check_heads_soon(),
         }
         for connection in self.hub.readers(stream) {
             match connection.with_session(|session| session.head(stream, epoch, head, Seq(0))) {
