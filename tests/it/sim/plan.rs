@@ -149,8 +149,7 @@ pub struct Plan {
     pub pace_ms: u64,
     /// How often heads are checked.
     pub head_check: Duration,
-    /// How long after the end of all faults everything must have arrived: one head check, and in a storm ten seconds more
-    /// in which who was cut off comes back, and what RabbitMQ took late goes out.
+    /// How long after the end of all faults everything must have arrived: where they heal by it, one head check.
     pub settle: Duration,
     /// How long after it ended (cancelled, superseded) a notification may still arrive.
     pub stale_after: Duration,
@@ -182,7 +181,7 @@ impl Plan {
         active: Duration::from_secs(16),
         pace_ms: 900,
         head_check: Duration::from_secs(30),
-        settle: Duration::from_secs(40),
+        settle: Duration::from_secs(30),
         stale_after: NEVER,
         answer_within: NEVER,
         keen: false,
