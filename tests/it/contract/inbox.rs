@@ -8,6 +8,7 @@ mod erase;
 mod faults;
 mod idempotency;
 mod killed;
+mod lookups;
 mod open;
 mod outbox;
 mod read;
