@@ -2,14 +2,24 @@
 //!
 //! Owns the queue in front of one costly call (a commit, an announce, a first read) and the
 //! tasks that drain it. Nothing waits when the system is idle: a lone item is a group of one.
+//! Under load a group may linger a moment, as a larger one costs less for each ([`Shape::linger`]).
 //! It must never retry: what a group's failure means is for the callers to say.
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// After a group of so many there is load: the next one may linger.
+const LOAD: usize = 4;
+/// A group of so many goes at once.
+const ENOUGH: usize = 64;
+/// A group for which nothing came for so long goes at once: whoever is served may be who comes next.
+const GAP: Duration = Duration::from_millis(2);
 
 /// Why an item was not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +43,9 @@ pub struct Shape {
     pub group: usize,
     /// How many groups may be in flight.
     pub workers: usize,
+    /// How long a group waits for more at most, under load: after one of 4 and more, as long as there are less than 64
+    /// and some came in the last 2 ms. Zero: never.
+    pub linger: Duration,
 }
 
 type Waiting<T, R> = (T, oneshot::Sender<R>);
@@ -60,14 +73,15 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
     {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..shape.lanes).map(|_| mpsc::channel(shape.bound)).unzip();
-        let receivers = Arc::new(tokio::sync::Mutex::new(receivers));
         let arrived = Arc::new(Notify::new());
+        let queue = Queue { lanes: receivers, arrived: Arc::clone(&arrived), shape, last: 0 };
+        let queue = Arc::new(Mutex::new(queue));
         let run = Arc::new(run);
         for _ in 0..shape.workers {
-            let (receivers, run, cancel) = (Arc::clone(&receivers), Arc::clone(&run), cancel.clone());
-            let arrived = Arc::clone(&arrived);
+            let (queue, run, cancel) = (Arc::clone(&queue), Arc::clone(&run), cancel.clone());
             tracker.spawn(async move {
-                while let Some(group) = next_group(&receivers, &arrived, shape.group, &cancel).await {
+                // One worker forms a group, the others have theirs in flight or wait for their turn.
+                while let Some(group) = next_group(&queue, &cancel).await {
                     let (items, answers): (Vec<T>, Vec<_>) = group.into_iter().unzip();
                     for (answer, result) in answers.into_iter().zip(run(items).await) {
                         // A caller that has gone away does not want its answer.
@@ -103,54 +117,92 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
 }
 
 async fn next_group<T, R>(
-    receivers: &tokio::sync::Mutex<Vec<mpsc::Receiver<Waiting<T, R>>>>,
-    arrived: &Notify,
-    most: usize,
+    queue: &Mutex<Queue<T, R>>,
     cancel: &CancellationToken,
 ) -> Option<Vec<Waiting<T, R>>> {
-    loop {
-        let group = take(&mut receivers.lock().await, most);
-        if !group.is_empty() {
-            // There may be more, and a notification that came while nobody waited is kept only once.
-            arrived.notify_one();
-            return Some(group);
-        }
-        if cancel.is_cancelled() {
-            receivers.lock().await.iter_mut().for_each(mpsc::Receiver::close);
-            let rest = take(&mut receivers.lock().await, most);
-            return (!rest.is_empty()).then_some(rest);
-        }
-        tokio::select! {
-            biased; // Only so that simulations replay; either order is right.
-            () = arrived.notified() => {}
-            () = cancel.cancelled() => {}
-        }
-    }
+    queue.lock().await.form(cancel).await
 }
 
-fn take<T, R>(receivers: &mut [mpsc::Receiver<Waiting<T, R>>], most: usize) -> Vec<Waiting<T, R>> {
-    let mut group = Vec::new();
-    for receiver in receivers {
-        while group.len() < most
-            && let Ok(item) = receiver.try_recv()
-        {
-            group.push(item);
+/// What waits, in the hands of the worker that forms the next group.
+struct Queue<T, R> {
+    lanes: Vec<mpsc::Receiver<Waiting<T, R>>>,
+    arrived: Arc<Notify>,
+    shape: Shape,
+    /// How many the last group had.
+    last: usize,
+}
+
+impl<T, R> Queue<T, R> {
+    /// The next group; `None` after the end.
+    async fn form(&mut self, cancel: &CancellationToken) -> Option<Vec<Waiting<T, R>>> {
+        loop {
+            if self.len() > 0 {
+                if self.last >= LOAD && !self.shape.linger.is_zero() {
+                    self.gather(cancel).await;
+                }
+                return Some(self.take());
+            }
+            if cancel.is_cancelled() {
+                self.lanes.iter_mut().for_each(mpsc::Receiver::close);
+                let rest = self.take();
+                return (!rest.is_empty()).then_some(rest);
+            }
+            tokio::select! {
+                biased; // Only so that simulations replay; either order is right.
+                () = self.arrived.notified() => {}
+                () = cancel.cancelled() => {}
+            }
         }
     }
-    group
+
+    /// Waits for more, as long as more keeps coming.
+    async fn gather(&self, cancel: &CancellationToken) {
+        let until = Instant::now() + self.shape.linger;
+        let mut seen = self.len();
+        while seen < ENOUGH.min(self.shape.group) {
+            tokio::select! {
+                biased; // Only so that simulations replay.
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep_until(until.min(Instant::now() + GAP)) => {}
+            }
+            let now = self.len();
+            if now == seen || Instant::now() >= until {
+                return;
+            }
+            seen = now;
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.lanes.iter().map(mpsc::Receiver::len).sum()
+    }
+
+    fn take(&mut self) -> Vec<Waiting<T, R>> {
+        let mut group = Vec::new();
+        for lane in &mut self.lanes {
+            while group.len() < self.shape.group
+                && let Ok(item) = lane.try_recv()
+            {
+                group.push(item);
+            }
+        }
+        self.last = group.len();
+        group
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::Mutex;
+    use std::time::Duration;
     use tokio::sync::Semaphore;
 
     #[tokio::test]
     async fn what_queues_while_a_group_is_in_flight_goes_together_urgent_lanes_first() {
         let (gate, groups) = (Arc::new(Semaphore::new(0)), Arc::new(Mutex::new(Vec::new())));
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let shape = Shape { lanes: 2, bound: 8, group: 3, workers: 1 };
+        let shape = Shape { lanes: 2, bound: 8, group: 3, workers: 1, linger: Duration::ZERO };
         let batcher = {
             let (gate, groups) = (Arc::clone(&gate), Arc::clone(&groups));
             Batcher::start(shape, &tracker, &cancel, move |items: Vec<u32>| {
@@ -179,7 +231,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_lane_refuses_and_cancelling_finishes_what_is_queued() {
         let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
-        let shape = Shape { lanes: 1, bound: 2, group: 8, workers: 1 };
+        let shape = Shape { lanes: 1, bound: 2, group: 8, workers: 1, linger: Duration::ZERO };
         let batcher = Batcher::start(shape, &tracker, &cancel, |items: Vec<u32>| async move { items });
         let kept = [batcher.queue(0, 1), batcher.queue(0, 2)];
         assert_eq!(batcher.queue(0, 3).expect_err("full"), BatchError::Full);
@@ -190,5 +242,36 @@ mod tests {
         tracker.close();
         tracker.wait().await;
         assert_eq!(batcher.queue(0, 4).expect_err("stopped"), BatchError::Stopped);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn under_load_a_group_waits_for_more_while_more_keeps_coming_and_a_lone_one_never_waits() {
+        let groups = Arc::new(Mutex::new(Vec::new()));
+        let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let shape = Shape { lanes: 1, bound: 99, group: 99, workers: 2, linger: Duration::from_millis(10) };
+        let began = Instant::now();
+        let batcher = {
+            let groups = Arc::clone(&groups);
+            Batcher::start(shape, &tracker, &cancel, move |items: Vec<u32>| {
+                groups.lock().expect("whole").push((began.elapsed().as_millis(), items.len()));
+                async move { items }
+            })
+        };
+        let queue = |item| batcher.queue(0, item).expect("room");
+        assert_eq!(queue(0).await, Ok(0));
+        let mut four: Vec<_> = (0..4).map(queue).collect();
+        assert_eq!(four.remove(3).await, Ok(3), "after a lone one nothing waits");
+        for many in [8, 20] {
+            let mut last = queue(0);
+            for _ in 1..many {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                last = queue(0);
+            }
+            assert_eq!(last.await, Ok(0));
+        }
+        let seen = groups.lock().expect("whole").clone();
+        assert_eq!(seen[..3], [(0, 1), (0, 4), (10, 8)], "(when, how many)");
+        let twenty: Vec<usize> = seen[3..].iter().map(|(_, items)| *items).collect();
+        assert_eq!((twenty.len(), twenty.iter().sum()), (2, 20), "ten milliseconds each: {seen:?}");
     }
 }

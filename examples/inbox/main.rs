@@ -28,7 +28,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// As a node has it without configuration.
-const SHAPE: Shape = Shape { lanes: 1, bound: 10_000, group: 256, workers: 2 };
+const SHAPE: Shape =
+    Shape { lanes: 1, bound: 10_000, group: 256, workers: 2, linger: Duration::from_millis(10) };
 
 /// How many users get something.
 const USERS: u64 = 10_000;

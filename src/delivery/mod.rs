@@ -155,7 +155,8 @@ impl Delivery {
     /// Puts it together; nothing runs before [`Delivery::run`]. `lease` describes this node.
     pub fn new(parts: Parts, lease: NodeLease) -> Arc<Self> {
         let Parts { tracker, cancel, inbox, presence, settings, .. } = &parts;
-        let shape = Shape { lanes: 1, bound: 65_536, group: 64, workers: 4 };
+        let linger = Duration::ZERO;
+        let shape = Shape { lanes: 1, bound: 65_536, group: 64, workers: 4, linger };
         let opens = {
             let inbox = Arc::clone(inbox);
             Batcher::start(shape, tracker, cancel, move |requests| {

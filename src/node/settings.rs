@@ -20,6 +20,8 @@ const PUBLISH_QUEUE: usize = 10_000;
 /// How many notifications are committed together, and how many such groups are in flight.
 const COMMIT_GROUP: usize = 256;
 const COMMIT_WORKERS: usize = 2;
+/// How long a group waits for more under load: what shares a commit costs a fraction.
+const COMMIT_LINGER: Duration = Duration::from_millis(10);
 
 pub(super) fn delivery(config: &Config) -> delivery::Settings {
     delivery::Settings {
@@ -68,5 +70,6 @@ pub(super) fn publish(config: &Config) -> publish::Settings {
         queue: PUBLISH_QUEUE,
         group: COMMIT_GROUP,
         workers: COMMIT_WORKERS,
+        linger: COMMIT_LINGER,
     }
 }

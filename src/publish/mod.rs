@@ -59,6 +59,8 @@ pub struct Settings {
     pub group: usize,
     /// How many groups may be in flight.
     pub workers: usize,
+    /// How long a group may wait for more, under load.
+    pub linger: Duration,
 }
 
 /// A request to publish.
@@ -123,7 +125,8 @@ impl Publishing {
         });
         let start = |workers| {
             let (pipeline, tracker_of_tails) = (Arc::clone(&pipeline), tracker.clone());
-            let shape = Shape { lanes: 3, bound: settings.queue, group: settings.group, workers };
+            let Settings { queue: bound, group, linger, .. } = settings;
+            let shape = Shape { lanes: 3, bound, group, workers, linger };
             Batcher::start(shape, tracker, cancel, move |jobs| {
                 let (pipeline, tracker) = (Arc::clone(&pipeline), tracker_of_tails.clone());
                 async move { pipeline.commit(jobs, &tracker).await }

@@ -346,7 +346,8 @@ impl Parts {
             max_ttl: Duration::from_secs(30 * 86_400),
             max_schedule: Duration::from_secs(90 * 86_400),
         };
-        let settings = publish::Settings { limits, queue: 64, group: 16, workers: 1 };
+        let settings =
+            publish::Settings { limits, queue: 64, group: 16, workers: 1, linger: Duration::from_millis(10) };
         let (clock, tracker) = (self.clock.clone(), &self.tracker);
         let publishing = Publishing::start(settings, inbox, router, clock, metrics, tracker, &self.cancel);
         (delivery, publishing, lease)

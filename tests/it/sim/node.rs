@@ -177,7 +177,7 @@ fn publishing_settings() -> publish::Settings {
     let day = Duration::from_secs(86_400);
     let limits =
         Limits { max_recipients: 100, max_notification_bytes: 65_536, max_ttl: day, max_schedule: day };
-    publish::Settings { limits, queue: 1_000, group: 8, workers: 3 }
+    publish::Settings { limits, queue: 1_000, group: 8, workers: 3, linger: Duration::from_millis(10) }
 }
 
 /// As good as none.
