@@ -19,7 +19,7 @@ use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -78,6 +78,10 @@ const BACKLOG: u32 = 4096;
 /// Connections over the limit that are told so at a time; others are just closed.
 const MAX_REFUSALS: usize = 64;
 
+/// How long nothing must have failed until accepting counts as well again: with a descriptor free now and then
+/// it works and fails by turns, and would be logged as often.
+const CALM: Duration = Duration::from_secs(1);
+
 /// The answer to a connection over the limit.
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n\
     Content-Length: 0\r\nConnection: close\r\n\r\n";
@@ -122,7 +126,7 @@ pub async fn serve<S, B>(
 {
     let connections = Arc::new(Semaphore::new(settings.max_connections));
     let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-    let mut failing = false;
+    let mut failed_at = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -132,11 +136,11 @@ pub async fn serve<S, B>(
             Ok(accepted) => accepted,
             Err(error) => {
                 metrics.accept_errors.inc();
-                failing = pause(&error, failing).await;
+                failed_at = pause(&error, failed_at).await;
                 continue;
             }
         };
-        if std::mem::take(&mut failing) {
+        if failed_at.take_if(|at: &mut Instant| at.elapsed() >= CALM).is_some() {
             tracing::info!("connections are accepted again");
         }
         metrics.accepted.inc();
@@ -162,19 +166,19 @@ pub async fn serve<S, B>(
 }
 
 /// After a failed `accept`: out of descriptors or memory stays so for a while, and asking again
-/// at once would spin; an aborted connection concerns nobody else. Says whether it is the former.
-async fn pause(error: &io::Error, failing: bool) -> bool {
+/// at once would spin; an aborted connection concerns nobody else. Says when the former was last so.
+async fn pause(error: &io::Error, failed_at: Option<Instant>) -> Option<Instant> {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     if matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted) {
-        return failing;
+        return failed_at;
     }
-    if !failing {
+    if failed_at.is_none() {
         // Once, not with each try; the counter has the number.
         tracing::error!(%error, "connections cannot be accepted; is the limit of open files too low?");
     }
     let millis = rand::random_range(50..150);
     tokio::time::sleep(Duration::from_millis(millis)).await;
-    true
+    Some(Instant::now())
 }
 
 /// The service, told of the connection with each request.

@@ -17,6 +17,8 @@ use header::{Header, Opcode};
 pub enum Message<'a> {
     /// A whole text message, put together if it came in fragments.
     Text(&'a str),
+    /// A whole binary message, where [`Limits::binary`] takes them.
+    Binary(&'a [u8]),
     /// A ping with its payload, at most 125 bytes.
     Ping(&'a [u8]),
     /// A pong with its payload, at most 125 bytes.
@@ -25,30 +27,33 @@ pub enum Message<'a> {
     Close(Option<u16>),
 }
 
-/// How large a message may be.
+/// Which messages are taken, and how large they may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// The payload of one message, all fragments together, in bytes.
     pub max_message_bytes: u32,
     /// Fragments of one message, empty ones included.
     pub max_fragments: u32,
+    /// Whether binary messages are taken. If not they end in [`CloseCode::UnsupportedData`], and nothing of
+    /// them is kept.
+    pub binary: bool,
 }
 
 impl Default for Limits {
-    /// 16 KiB in at most 256 fragments.
+    /// 16 KiB in at most 256 fragments; text only.
     fn default() -> Self {
-        Self { max_message_bytes: 16 * 1024, max_fragments: 256 }
+        Self { max_message_bytes: 16 * 1024, max_fragments: 256, binary: false }
     }
 }
 
 /// The state between two reads of one connection.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The text of an unfinished message, then the payload of an unfinished control frame.
+    /// What there is of an unfinished message, then the payload of an unfinished control frame.
     held: Vec<u8>,
-    /// How much of `held` is text.
-    text_length: u32,
-    /// How much of that text is known to be whole, valid UTF-8.
+    /// How much of `held` is the message.
+    message_length: u32,
+    /// How much of that, if it is text, is known to be whole, valid UTF-8.
     checked: u32,
     /// Payload announced so far by the frames of the unfinished message.
     announced: u32,
@@ -95,7 +100,7 @@ impl Decoder {
             let length = bytes.len().min(frame.remaining as usize);
             let (payload, rest) = bytes.split_at_mut(length);
             bytes = rest;
-            self.take_payload(payload, &mut on)?;
+            self.take_payload(payload, limits, &mut on)?;
             frames += u32::from(self.frame.is_none());
         }
     }
@@ -156,6 +161,7 @@ impl Decoder {
     fn take_payload(
         &mut self,
         payload: &mut [u8],
+        limits: &Limits,
         on: &mut impl FnMut(Message<'_>) -> Result<(), CloseCode>,
     ) -> Result<(), CloseCode> {
         let frame = self.frame.as_mut().expect("a header was read");
@@ -168,43 +174,49 @@ impl Decoder {
             return self.take_control(opcode, payload, whole, on);
         }
         let last = whole && fin;
-        if self.message == Some(Opcode::Binary) {
+        if self.message == Some(Opcode::Binary) && !limits.binary {
             // What it carries is never kept; refused when it ends, so that one that grows
             // beyond the limit is told that instead.
             return if last { Err(CloseCode::UnsupportedData) } else { Ok(()) };
         }
-        if last && self.text_length == 0 {
-            self.message = None;
-            let text = std::str::from_utf8(payload).map_err(|_| CloseCode::InvalidText)?;
-            return on(Message::Text(text));
+        if last && self.message_length == 0 {
+            return self.end_message(payload, on);
         }
-        self.take_text(payload, last, on)
-    }
-
-    /// A piece of a text that is not all here, or comes in pieces.
-    fn take_text(
-        &mut self,
-        piece: &[u8],
-        last: bool,
-        on: &mut impl FnMut(Message<'_>) -> Result<(), CloseCode>,
-    ) -> Result<(), CloseCode> {
-        self.held.extend_from_slice(piece);
-        self.text_length += piece.len() as u32;
-        // Fail fast (section 8.1): a wrong byte is refused when it arrives, not at the end.
-        match std::str::from_utf8(&self.held[self.checked as usize..]) {
-            Ok(_) => self.checked = self.text_length,
-            Err(error) if error.error_len().is_none() && !last => {
-                self.checked += error.valid_up_to() as u32;
-            }
-            Err(_) => return Err(CloseCode::InvalidText),
+        self.held.extend_from_slice(payload);
+        self.message_length += payload.len() as u32;
+        if self.message == Some(Opcode::Text) {
+            self.check_text(last)?;
         }
         if !last {
             return Ok(());
         }
         let held = std::mem::take(&mut self.held);
-        self.text_length = 0;
-        self.message = None;
-        on(Message::Text(std::str::from_utf8(&held).map_err(|_| CloseCode::InvalidText)?))
+        self.message_length = 0;
+        self.end_message(&held, on)
+    }
+
+    /// Looks at what is new of a text that is not all here, or came in pieces.
+    fn check_text(&mut self, last: bool) -> Result<(), CloseCode> {
+        // Fail fast (section 8.1): a wrong byte is refused when it arrives, not at the end.
+        match std::str::from_utf8(&self.held[self.checked as usize..]) {
+            Ok(_) => self.checked = self.message_length,
+            Err(error) if error.error_len().is_none() && !last => {
+                self.checked += error.valid_up_to() as u32;
+            }
+            Err(_) => return Err(CloseCode::InvalidText),
+        }
+        Ok(())
+    }
+
+    fn end_message(
+        &mut self,
+        whole: &[u8],
+        on: &mut impl FnMut(Message<'_>) -> Result<(), CloseCode>,
+    ) -> Result<(), CloseCode> {
+        match self.message.take() {
+            Some(Opcode::Binary) => on(Message::Binary(whole)),
+            _ => on(Message::Text(std::str::from_utf8(whole).map_err(|_| CloseCode::InvalidText)?)),
+        }
     }
 
     fn take_control(
@@ -214,8 +226,8 @@ impl Decoder {
         whole: bool,
         on: &mut impl FnMut(Message<'_>) -> Result<(), CloseCode>,
     ) -> Result<(), CloseCode> {
-        let text_length = self.text_length as usize;
-        if whole && self.held.len() == text_length {
+        let message_length = self.message_length as usize;
+        if whole && self.held.len() == message_length {
             return self.end_control(opcode, payload, on);
         }
         self.held.extend_from_slice(payload);
@@ -223,9 +235,9 @@ impl Decoder {
             return Ok(());
         }
         let mut held = std::mem::take(&mut self.held);
-        let result = self.end_control(opcode, &held[text_length..], on);
-        if text_length > 0 {
-            held.truncate(text_length);
+        let result = self.end_control(opcode, &held[message_length..], on);
+        if message_length > 0 {
+            held.truncate(message_length);
             self.held = held;
         }
         result

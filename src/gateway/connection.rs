@@ -24,6 +24,15 @@ pub trait Peer: Send + Sync {
     /// The code to close with.
     fn on_text(&self, text: &str) -> Result<(), CloseCode>;
 
+    /// A binary message, which arrives only where [`Limits::binary`](super::codec::Limits) takes them.
+    ///
+    /// # Errors
+    /// The code to close with.
+    fn on_binary(&self, bytes: &[u8]) -> Result<(), CloseCode> {
+        let _ = bytes;
+        Err(CloseCode::UnsupportedData)
+    }
+
     /// A pong arrived.
     fn on_pong(&self);
 
@@ -112,6 +121,7 @@ impl Connection {
                 // A callback may have closed it: the rest of what was read is not for it.
                 (message, Some(peer)) if socket.is_open() => match message {
                     Message::Text(text) => return peer.on_text(text),
+                    Message::Binary(bytes) => return peer.on_binary(bytes),
                     Message::Pong(_) => peer.on_pong(),
                     Message::Ping(payload) => socket.pong(payload),
                     Message::Close(_) => {}

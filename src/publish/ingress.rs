@@ -71,7 +71,10 @@ fn refuse(code: &'static str, reason: impl Into<String>) -> Outcome {
 }
 
 /// AMQP properties as a request. `message_id` is an idempotency key only if the broker vouches for who sent it.
-fn request(
+///
+/// # Errors
+/// [`Outcome::Dead`] with code `unknown_publisher`, `invalid_idempotency_key` or `invalid_ttl`.
+pub fn request(
     publishers: &Publishers,
     json: bytes::Bytes,
     message_id: Option<String>,

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::brief::brief;
 use super::marked::Marked;
 use super::server::ErrorCode;
 use crate::domain::{DeviceId, Epoch, NotificationId, Seq, Stream, TopicName, UserId};
@@ -144,7 +145,7 @@ pub struct FrameError {
     pub id: Option<u64>,
     /// Its code.
     pub code: ErrorCode,
-    /// What is wrong, naming the field and the value.
+    /// What is wrong, naming the field and the value; at most [`MAX_BYTES`](super::brief::MAX_BYTES) long.
     pub message: String,
 }
 
@@ -235,7 +236,7 @@ impl ClientFrame {
         let probe: Probe<'_> = serde_json::from_str(text).map_err(|error| FrameError {
             id: None,
             code: ErrorCode::InvalidFrame,
-            message: format!("a frame is a JSON object with a type; {error}"),
+            message: brief(format!("a frame is a JSON object with a type; {error}")),
         })?;
         let id = probe.id;
         match &*probe.kind {
@@ -276,7 +277,7 @@ impl ClientFrame {
 }
 
 fn invalid(id: Option<u64>, message: String) -> FrameError {
-    FrameError { id, code: ErrorCode::InvalidFrame, message }
+    FrameError { id, code: ErrorCode::InvalidFrame, message: brief(message) }
 }
 
 fn shape<T: DeserializeOwned>(text: &str, id: Option<u64>) -> Result<T, FrameError> {
@@ -371,5 +372,22 @@ mod tests {
             assert!(error.message.contains(word), "{text}: {}", error.message);
         }
         assert!(ClientFrame::parse("nonsense", None).is_err());
+    }
+
+    #[test]
+    fn errors_are_short_whatever_they_are_about() {
+        let long = "é".repeat(4_000);
+        for text in [
+            format!(r#"{{"type":"ack","stream":"{long}","seq":1}}"#),
+            format!(r#"{{"type":"ack","id":"{long}"}}"#),
+            format!(r#"{{"type":"hello","{long}":1}}"#),
+            format!(r#"{{"type":"hello","resume":{{"{long}":7}}}}"#),
+            format!(r#"{{"type":"hello","resume":{{"user":{{"epoch":"{long}","seq":1}}}}}}"#),
+            format!(r#"{{"type":"read","ids":["{long}"]}}"#),
+            format!(r#"{{"type":"{long}"}}"#),
+        ] {
+            let error = ClientFrame::parse(&text, Some(&alice())).expect_err(&text);
+            assert!(error.message.len() <= 512, "{} bytes: {}", error.message.len(), error.message);
+        }
     }
 }

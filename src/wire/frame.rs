@@ -18,6 +18,8 @@ pub struct Frame {
 
 /// RFC 6455 section 5.2: text frame.
 const TEXT: u8 = 0x1;
+/// RFC 6455 section 5.2: binary frame.
+const BINARY: u8 = 0x2;
 /// RFC 6455 section 5.5.1: close frame.
 const CLOSE: u8 = 0x8;
 /// RFC 6455 section 5.5.2: ping frame.
@@ -29,6 +31,11 @@ impl Frame {
     /// A text frame whose payload is `head` and then `body`.
     pub fn text(head: &[u8], body: Bytes) -> Self {
         Self::encode(TEXT, head, body)
+    }
+
+    /// A binary frame. Nodes say everything in text; this is for peers of the gateway that do not.
+    pub fn binary(body: Bytes) -> Self {
+        Self::encode(BINARY, b"", body)
     }
 
     /// A ping without payload.

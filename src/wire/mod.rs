@@ -3,6 +3,7 @@
 //! Owns every shape and its encoding, each written once. Pure: no await, no clock, no
 //! logging, no I/O, and no decision about what to send to whom.
 
+pub mod brief;
 pub mod client;
 pub mod close;
 pub mod control;

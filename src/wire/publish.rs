@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::brief::brief;
 use crate::domain::{
     DeviceId, Notification, NotificationId, Priority, Publication, Target, TopicName, Ttl, UnixMillis, UserId,
 };
@@ -39,12 +40,12 @@ pub struct Limits {
 pub struct Refused {
     /// Such as `invalid_ttl`.
     pub code: &'static str,
-    /// A sentence.
+    /// A sentence of at most [`MAX_BYTES`](super::brief::MAX_BYTES).
     pub detail: String,
 }
 
 fn refused<T>(code: &'static str, detail: impl Into<String>) -> Result<T, Refused> {
-    Err(Refused { code, detail: detail.into() })
+    Err(Refused { code, detail: brief(detail.into()) })
 }
 
 #[derive(Deserialize)]
@@ -105,7 +106,7 @@ pub fn parse(json: &[u8], limits: &Limits) -> Result<Publication, Refused> {
         let inner = error.into_inner();
         let code = if inner.is_data() { "invalid_request" } else { "invalid_json" };
         let place = if path == "." || path == "?" { String::new() } else { format!("{path}: ") };
-        Refused { code, detail: format!("{place}{inner}") }
+        Refused { code, detail: brief(format!("{place}{inner}")) }
     })?;
     if let Err(error) = deserializer.end() {
         return refused("invalid_json", error.to_string());
@@ -160,7 +161,8 @@ pub fn check_schedule(deliver_at: UnixMillis, now: UnixMillis, limits: &Limits) 
 /// # Errors
 /// [`Refused`] with code `invalid_json` if it is no JSON object.
 pub fn with_ttl(json: &[u8], ttl: Duration) -> Result<Bytes, Refused> {
-    let invalid = |error: serde_json::Error| Refused { code: "invalid_json", detail: error.to_string() };
+    let invalid =
+        |error: serde_json::Error| Refused { code: "invalid_json", detail: brief(error.to_string()) };
     let mut members: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(json).map_err(invalid)?;
     let seconds = ttl.as_millis().div_ceil(1_000).to_string();
     let seconds = RawValue::from_string(seconds).map_err(invalid)?;

@@ -3,7 +3,9 @@
 //! Deadlines are shortened by settings; every wait of a test has a deadline of its own.
 
 mod client;
+mod descriptors;
 mod handshakes;
+mod hostile;
 mod server;
 
 use std::sync::Arc;

@@ -201,6 +201,28 @@ fn binary_is_refused_when_it_ends_and_by_size_before() {
 }
 
 #[test]
+fn binary_is_handed_on_whole_where_it_is_taken() {
+    let limits = Limits { binary: true, ..Limits::default() };
+    let message = [frame(0x02, b"\xff"), frame(PING, b"p"), frame(CONTINUED_END, b"\x00")].concat();
+    let bytes = [message, frame(0x82, b""), frame(TEXT, b"t")].concat();
+    for size in [1, 5, bytes.len()] {
+        let (mut decoder, mut seen) = (Decoder::default(), vec![]);
+        for piece in bytes.clone().chunks_mut(size) {
+            let fed = decoder.feed(piece, &limits, |message| {
+                seen.push(format!("{message:?}"));
+                Ok(())
+            });
+            assert!(fed.is_ok(), "{fed:?}");
+        }
+        assert_eq!(seen, ["Ping([112])", "Binary([255, 0])", "Binary([])", "Text(\"t\")"]);
+        assert_eq!(decoder.held.capacity(), 0);
+    }
+    let large = [frame(0x02, &[0; 9000]), frame(CONTINUED, &[0; 9000])].concat();
+    let fed = Decoder::default().feed(&mut large.clone(), &limits, |_| Ok(()));
+    assert_eq!(fed, Err(CloseCode::TooBig));
+}
+
+#[test]
 fn close_frames_are_checked() {
     for code in [0_u16, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65535] {
         refuses(&frame(CLOSE, &code.to_be_bytes()), CloseCode::ProtocolError);

@@ -4,9 +4,9 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::AsFd;
 use std::task::{Context, Poll, Waker};
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::queue::Queue;
@@ -136,15 +136,10 @@ impl Line {
         Ok(())
     }
 
-    /// `shutdown(2)` of the write side, through a duplicate of the descriptor: tokio offers it only
-    /// to the stream's one owner.
+    /// `shutdown(2)` of the write side, on the descriptor itself: tokio offers it only to the stream's one
+    /// owner, and there may be no descriptor left for a duplicate.
     pub(super) fn shut_down_writing(&self) -> io::Result<()> {
-        match &self.stream {
-            Some(stream) => {
-                std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?).shutdown(Shutdown::Write)
-            }
-            None => Ok(()),
-        }
+        self.stream.as_ref().map_or(Ok(()), |stream| SockRef::from(stream).shutdown(Shutdown::Write))
     }
 
     pub(super) fn stalled_at(&self, shared: &Shared) -> u64 {

@@ -53,6 +53,22 @@ fn refusals_name_the_field_the_value_and_the_limit() {
 }
 
 #[test]
+fn refusals_are_short_whatever_they_are_about() {
+    let long = "é".repeat(100_000);
+    for (json, code) in [
+        (format!(r#"{{"{long}":1}}"#), "invalid_request"),
+        (format!(r#""{long}""#), "invalid_request"),
+        (format!(r#"{{"to":{{"users":["a"]}},"priority":"{long}"}}"#), "invalid_request"),
+        (format!(r#"{{"to":{{"users":["a"]}},"ttl":"{long}"}}"#), "invalid_request"),
+        (format!(r#"{{"to":{{"users":["a"]}},"deliver_at":"{long}"}}"#), "invalid_deliver_at"),
+    ] {
+        let refusal = parse(json.as_bytes(), &limits()).expect_err("refused");
+        assert_eq!(refusal.code, code, "{refusal}");
+        assert!(refusal.detail.len() <= 512, "{} bytes: {refusal}", refusal.detail.len());
+    }
+}
+
+#[test]
 fn a_schedule_is_after_now_and_within_its_limit() {
     let json = r#"{"to":{"users":["a"]},"deliver_at":"2026-12-01T10:00:00.5+01:00"}"#;
     let at = parse(json.as_bytes(), &limits()).expect("valid").deliver_at.expect("a time");

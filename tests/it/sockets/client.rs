@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 /// How long anything may take before the test fails.
@@ -16,6 +16,11 @@ pub(crate) fn handshake(extra: &str) -> String {
         "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{extra}\r\n"
     )
+}
+
+/// The same for another address than `/`.
+pub(crate) fn handshake_to(path: &str, extra: &str) -> String {
+    handshake(extra).replacen("GET / ", &format!("GET {path} "), 1)
 }
 
 /// A masked frame with its first byte as given.
@@ -45,14 +50,27 @@ impl Client {
         Self { stream: TcpStream::connect(address).await.expect("connects"), unread: Vec::new() }
     }
 
+    /// The same, for a client that takes in little: what it does not read soon waits at the server.
+    pub(crate) async fn open_narrow(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a small buffer");
+        Self { stream: socket.connect(address).await.expect("connects"), unread: Vec::new() }
+    }
+
     /// A WebSocket.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let mut client = Self::open(address).await;
-        client.send(handshake("").as_bytes()).await;
-        let head = client.head().await;
+        client.upgrade(&handshake("")).await;
+        client
+    }
+
+    /// Sends a request, which must be answered as a handshake is; the head of the answer.
+    pub(crate) async fn upgrade(&mut self, request: &str) -> String {
+        self.send(request.as_bytes()).await;
+        let head = self.head().await;
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
         assert!(head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
-        client
+        head
     }
 
     /// Sends; that the server has closed meanwhile is for what follows to find.
@@ -113,6 +131,14 @@ impl Client {
     pub(crate) async fn ends(&mut self) {
         assert_eq!(self.unread, b"");
         assert!(!self.fill().await, "more came: {:?}", self.unread);
+    }
+
+    /// Whether the server has ended it by now, in whatever way.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        match self.stream.try_read_buf(&mut self.unread) {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        }
     }
 
     /// Closes by a reset.

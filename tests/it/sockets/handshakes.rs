@@ -60,6 +60,53 @@ async fn a_slow_handshake_is_cut() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_trickles_in_is_cut_as_well() {
+    let accept = AcceptSettings { header_timeout: Duration::from_millis(200), ..AcceptSettings::default() };
+    let server = Server::start_with(SocketSettings::default(), accept).await;
+    let mut client = Client::open(server.address).await;
+    let request = client::handshake(&format!("X-Slow: {}\r\n", "a".repeat(1000)));
+    let mut ticks = tokio::time::interval(Duration::from_millis(10));
+    let start = Instant::now();
+    // All of it would take over ten seconds.
+    for byte in request.bytes() {
+        ticks.tick().await;
+        client.send(&[byte]).await;
+        if client.has_ended() {
+            break;
+        }
+    }
+    let waited = start.elapsed().as_millis();
+    assert!((190..5_000).contains(&waited), "{waited} ms");
+    server.has_no_sockets().await;
+}
+
+#[tokio::test]
+async fn a_head_without_end_is_refused_at_the_limit() {
+    let server = Server::start(SocketSettings::default()).await;
+    let short: String = (0..2_000).map(|number| format!("X-{number}: y\r\n")).collect();
+    let starts = [
+        format!("GET / HTTP/1.1\r\nHost: x\r\nX-Long: {}", "a".repeat(8_192)),
+        format!("GET / HTTP/1.1\r\nHost: x\r\n{short}"),
+        format!("GET /{}", "a".repeat(8_192)),
+    ];
+    for start in starts {
+        let mut client = Client::open(server.address).await;
+        client.send(start.as_bytes()).await;
+        let head = client.head().await;
+        assert!(["431", "414"].contains(&&head[9..12]), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn what_follows_a_handshake_is_frames_even_if_it_looks_like_a_request() {
+    let server = Server::start(SocketSettings::default()).await;
+    let mut client = Client::open(server.address).await;
+    client.upgrade(&[client::handshake("").as_str(), "GET /2 HTTP/1.1\r\nHost: x\r\n\r\n"].concat()).await;
+    assert_eq!(client.close_code().await, 1002);
+    client.ends().await;
+}
+
+#[tokio::test]
 async fn an_idle_connection_waits_longer_than_a_slow_head_of_its_next_request() {
     let accept = AcceptSettings {
         header_timeout: Duration::from_millis(200),

@@ -52,6 +52,15 @@ impl Process {
         kib * 1_024
     }
 
+    /// Lets it open `spare` descriptors more than it has now (Linux: `prlimit`).
+    pub fn limit_descriptors(&self, spare: usize) {
+        let pid = self.child.id().to_string();
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("it runs").count();
+        let limit = format!("--nofile={}:", open + spare);
+        let status = Command::new("prlimit").args(["--pid", &pid, &limit]).status();
+        assert!(status.expect("prlimit runs").success(), "prlimit {limit} {}", self.name);
+    }
+
     /// Its end, if it has ended.
     pub fn exit_status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be asked")
