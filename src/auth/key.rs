@@ -138,6 +138,11 @@ impl VerifyingKey {
     pub(super) fn new(settings: &KeySettings) -> Result<Self, KeyError> {
         let algorithm = settings.algorithm;
         let decoding = decoding_key(algorithm, settings.key.expose())?;
+        Ok(Self::prepared(settings.id.clone(), algorithm, decoding))
+    }
+
+    /// `decoding` must be a key of `algorithm`.
+    pub(super) fn prepared(id: Option<String>, algorithm: Algorithm, decoding: DecodingKey) -> Self {
         let mut validation = Validation::new(algorithm.to_library());
         // The library reads the system's clock and lets absent claims pass: time, issuer and
         // audience are checked in `claims`, against the time passed in.
@@ -145,7 +150,7 @@ impl VerifyingKey {
         validation.validate_exp = false;
         validation.validate_nbf = false;
         validation.validate_aud = false;
-        Ok(Self { id: settings.id.clone(), algorithm, decoding, validation })
+        Self { id, algorithm, decoding, validation }
     }
 }
 

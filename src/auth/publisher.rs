@@ -204,6 +204,20 @@ impl Publishers {
         found.cloned().ok_or(CredentialError::UnknownKey)
     }
 
+    /// The same; a token of an unknown `kid` waits as in [`UserTokens::verify_or_learn`].
+    ///
+    /// # Errors
+    /// As of [`authenticate`](Self::authenticate).
+    pub async fn authenticate_or_learn(
+        &self,
+        bearer: &str,
+        now: impl Fn() -> UnixMillis,
+    ) -> Result<Publisher, CredentialError> {
+        let found = self.authenticate(bearer, now());
+        let waits = matches!(found, Err(CredentialError::Token(TokenError::UnknownKid)));
+        if waits && self.tokens.learn().await { self.authenticate(bearer, now()) } else { found }
+    }
+
     /// The publisher that connects to RabbitMQ as `amqp_user` (the message's `user_id`, which
     /// the broker has checked); `None` if nobody does.
     pub fn by_user_id(&self, amqp_user: &str) -> Option<&Publisher> {

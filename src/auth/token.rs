@@ -1,12 +1,15 @@
 //! Verifying JSON Web Tokens (RFC 7519, RFC 8725).
 //!
 //! Owns which key a token is checked with: the one that its `kid` names, or without `kid`
-//! each key of its algorithm; never by what a token says about itself otherwise.
+//! each key of its algorithm; never by what a token says about itself otherwise. Configured keys come before
+//! those of the key set, of which a token without `kid` is checked only with those that have none either.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::claims::{Claims, UserClaims};
 use super::key::{KeyError, KeySettings, VerifyingKey};
+use super::key_set::KeySet;
 use crate::domain::{IdError, UnixMillis};
 
 /// The longest token that is looked at, in bytes; half of what one frame can carry.
@@ -41,6 +44,9 @@ pub enum TokenError {
     /// No key has its `kid`, or without `kid` no key has its algorithm.
     #[error("no key is configured for the token's kid and alg")]
     UnknownKey,
+    /// No key has its `kid`, and the key set may have one by now. Clients are told what they are told without a set.
+    #[error("no key is configured for the token's kid and alg")]
+    UnknownKid,
     /// Its `alg` is not the one that its key is pinned to.
     #[error("the token's alg is not the algorithm of its key")]
     WrongAlgorithm,
@@ -88,6 +94,7 @@ impl TokenError {
             Self::Malformed
             | Self::TooLong { .. }
             | Self::UnknownKey
+            | Self::UnknownKid
             | Self::WrongAlgorithm
             | Self::BadSignature
             | Self::Claim { .. } => "invalid_token",
@@ -98,6 +105,7 @@ impl TokenError {
 /// Verifies tokens. Keys are prepared once; share it by reference or `Arc`.
 pub struct UserTokens {
     keys: Vec<VerifyingKey>,
+    set: Option<Arc<KeySet>>,
     settings: TokenSettings,
 }
 
@@ -119,7 +127,12 @@ impl UserTokens {
                 Err(error) => errors.push((place, error)),
             }
         }
-        if errors.is_empty() { Ok(Self { keys, settings }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self { keys, set: None, settings }) } else { Err(errors) }
+    }
+
+    /// Takes the keys of `set`, too.
+    pub fn with_key_set(self, set: Option<Arc<KeySet>>) -> Self {
+        Self { set, ..self }
     }
 
     /// Verifies a user's token.
@@ -129,6 +142,29 @@ impl UserTokens {
     pub fn verify(&self, token: &str, now: UnixMillis) -> Result<UserClaims, TokenError> {
         let (claims, expires_at) = self.verify_claims(token, now)?;
         claims.into_user(expires_at)
+    }
+
+    /// The same, but a token whose `kid` no key has waits until the key set was fetched anew, if that may be: at
+    /// most one fetch long. Tokens of known keys never wait. `now` tells the time.
+    ///
+    /// # Errors
+    /// As of [`verify`](Self::verify).
+    pub async fn verify_or_learn(
+        &self,
+        token: &str,
+        now: impl Fn() -> UnixMillis,
+    ) -> Result<UserClaims, TokenError> {
+        let verified = self.verify(token, now());
+        let waits = matches!(verified, Err(TokenError::UnknownKid));
+        if waits && self.learn().await { self.verify(token, now()) } else { verified }
+    }
+
+    /// Whether the key set was fetched anew meanwhile.
+    pub(super) async fn learn(&self) -> bool {
+        match &self.set {
+            Some(set) => set.learn().await,
+            None => false,
+        }
     }
 
     /// Verifies any token, whosever it is.
@@ -151,27 +187,53 @@ impl UserTokens {
         if header.crit.is_some() {
             return Err(TokenError::Malformed);
         }
-        let algorithm = header.alg;
-        if let Some(id) = &header.kid {
-            let named = |key: &&VerifyingKey| key.id.as_ref() == Some(id);
-            let key = self.keys.iter().find(named);
-            return match key.ok_or(TokenError::UnknownKey)? {
-                key if key.algorithm.to_library() != algorithm => Err(TokenError::WrongAlgorithm),
-                key => decode(token, key),
-            };
-        }
-        let mut outcome = Err(TokenError::UnknownKey);
-        for key in &self.keys {
-            if key.algorithm.to_library() == algorithm {
-                outcome = decode(token, key);
-                // Anything but a wrong signature is about the token, not the key.
-                if !matches!(outcome, Err(TokenError::BadSignature)) {
-                    break;
-                }
+        let of_set = self.set.as_ref().map(|set| set.keys()).unwrap_or_default();
+        match &header.kid {
+            Some(id) => self.by_kid(token, id, header.alg, &of_set),
+            None => {
+                let nameless = of_set.iter().filter(|key| key.id.is_none());
+                by_algorithm(token, header.alg, self.keys.iter().chain(nameless))
             }
         }
-        outcome
     }
+
+    fn by_kid(
+        &self,
+        token: &str,
+        id: &str,
+        algorithm: jsonwebtoken::Algorithm,
+        of_set: &[VerifyingKey],
+    ) -> Result<Claims, TokenError> {
+        let named = |key: &&VerifyingKey| key.id.as_deref() == Some(id);
+        match self.keys.iter().chain(of_set).find(named) {
+            Some(key) if key.algorithm.to_library() != algorithm => Err(TokenError::WrongAlgorithm),
+            Some(key) => decode(token, key),
+            // No set ever has a key for an HMAC.
+            None if self.set.is_some() && !is_hmac(algorithm) => Err(TokenError::UnknownKid),
+            None => Err(TokenError::UnknownKey),
+        }
+    }
+}
+
+fn by_algorithm<'a>(
+    token: &str,
+    algorithm: jsonwebtoken::Algorithm,
+    keys: impl Iterator<Item = &'a VerifyingKey>,
+) -> Result<Claims, TokenError> {
+    let mut outcome = Err(TokenError::UnknownKey);
+    for key in keys.filter(|key| key.algorithm.to_library() == algorithm) {
+        outcome = decode(token, key);
+        // Anything but a wrong signature is about the token, not the key.
+        if !matches!(outcome, Err(TokenError::BadSignature)) {
+            break;
+        }
+    }
+    outcome
+}
+
+fn is_hmac(algorithm: jsonwebtoken::Algorithm) -> bool {
+    use jsonwebtoken::Algorithm::{HS256, HS384, HS512};
+    matches!(algorithm, HS256 | HS384 | HS512)
 }
 
 fn decode(token: &str, key: &VerifyingKey) -> Result<Claims, TokenError> {

@@ -32,8 +32,9 @@ fn summary(config: &Config) -> String {
         format!("  presence  {presence}"),
         format!("  inbox     {inbox}"),
         format!(
-            "  auth      {} token keys, {} publishers, {} administrators",
+            "  auth      {} token keys{}, {} publishers, {} administrators",
             auth.users.keys.len(),
+            auth.key_set.as_ref().map_or("", |_| " and those of jwks_url"),
             auth.publishers.len(),
             auth.admins.len()
         ),

@@ -9,9 +9,10 @@ use config::{Map, Value, ValueKind};
 
 use super::AuthConfig;
 use super::read::Reader;
+use super::text::is_key_set_url;
 use crate::auth::{
-    AdminSettings, Algorithm, KeyHash, KeySettings, Limits, Pattern, PublisherSettings, Secret,
-    TokenSettings, UserTokens,
+    AdminSettings, Algorithm, KeyHash, KeySetSettings, KeySettings, Limits, Pattern, PublisherSettings,
+    Secret, TokenSettings, UserTokens,
 };
 use crate::domain::PublisherId;
 use crate::domain::id::Kind;
@@ -28,9 +29,26 @@ pub(super) fn read(reader: &mut Reader) -> AuthConfig {
             audience,
             leeway,
         },
+        key_set: key_set(reader),
         publishers: publishers(reader),
         admins: admins(reader),
     }
+}
+
+fn key_set(reader: &mut Reader) -> Option<KeySetSettings> {
+    let limit = "https://…, http://… to this machine (localhost, 127.0.0.1 or [::1]), or empty, \
+                 without user name, password and fragment";
+    let url = reader.parsed("auth.users.jwks_url", limit, |text| {
+        (text.is_empty() || is_key_set_url(text)).then(|| Secret::new(text))
+    });
+    let settings = KeySetSettings {
+        refresh: Duration::from_secs(reader.number("auth.users.jwks_refresh_s", 30..=3_600)),
+        timeout: reader.millis("auth.users.jwks_timeout_ms", 100..=30_000),
+        cooldown: Duration::from_secs(reader.number("auth.users.jwks_cooldown_s", 1..=3_600)),
+        keep: Duration::from_secs(3_600) * reader.number::<u32>("auth.users.jwks_keep_hours", 2..=720),
+        url,
+    };
+    (!settings.url.is_empty()).then_some(settings)
 }
 
 fn keys(reader: &mut Reader, leeway: Duration) -> Vec<KeySettings> {

@@ -103,7 +103,7 @@ fn addresses(reader: &mut Reader, config: &Config) {
 }
 
 fn secrets(reader: &mut Reader, config: &Config) {
-    if !config.is_trial && config.auth.users.keys.is_empty() {
+    if !config.is_trial && config.auth.users.keys.is_empty() && config.auth.key_set.is_none() {
         let why = if config.is_embedded() {
             "publishers or administrators are configured"
         } else {
@@ -111,7 +111,7 @@ fn secrets(reader: &mut Reader, config: &Config) {
         };
         let message = format!(
             "must hold a key, since {why}: without one no user can connect; \
-             set auth.users.keys, or FANFARE__AUTH__USERS__SECRET_FILE"
+             set auth.users.keys, auth.users.jwks_url, or FANFARE__AUTH__USERS__SECRET_FILE"
         );
         reader.problem("auth.users.keys", message);
     }

@@ -23,7 +23,7 @@ pub use problem::Problem;
 pub use source::{DEFAULT, Sources};
 pub use trial::{Trial, TrialError};
 
-use crate::auth::{AdminSettings, PublisherSettings, Secret, TokenSettings};
+use crate::auth::{AdminSettings, KeySetSettings, PublisherSettings, Secret, TokenSettings};
 use crate::domain::{NodeId, PublisherId};
 
 /// Everything that can be configured, checked. Sections are named as in `default.toml`.
@@ -270,6 +270,8 @@ pub struct DrainConfig {
 pub struct AuthConfig {
     /// `users`, for [`crate::auth::UserTokens`].
     pub users: TokenSettings,
+    /// `users.jwks_…`, if there is a URL: keys beside those of `users`.
+    pub key_set: Option<KeySetSettings>,
     /// `publishers`, for [`crate::auth::Publishers`].
     pub publishers: Vec<PublisherSettings>,
     /// `admin`, for [`crate::auth::Admins`].

@@ -70,7 +70,8 @@ pub(super) fn read(reader: &mut Reader) -> Config {
         data_dir,
     };
     let auth = &config.auth;
-    let has_secrets = !(auth.users.keys.is_empty() && auth.publishers.is_empty() && auth.admins.is_empty());
+    let has_keys = !auth.users.keys.is_empty() || auth.key_set.is_some();
+    let has_secrets = has_keys || !(auth.publishers.is_empty() && auth.admins.is_empty());
     config.is_trial = config.is_embedded() && !has_secrets;
     config.http.demo = demo.decide(config.is_trial);
     config

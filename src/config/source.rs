@@ -18,9 +18,10 @@ pub const DEFAULT: &str = include_str!("../../config/default.toml");
 /// What variables of the environment begin with.
 const PREFIX: &str = "FANFARE__";
 /// Keys that may be read from a file named by `…_FILE`, and that are never shown.
-pub(super) const SECRET_KEYS: [&str; 7] = [
+pub(super) const SECRET_KEYS: [&str; 8] = [
     "auth.admin",
     "auth.publishers",
+    "auth.users.jwks_url",
     "auth.users.keys",
     "auth.users.secret",
     "broker.urls",

@@ -50,6 +50,16 @@ pub(super) fn origin(text: &str) -> Option<String> {
     (of("+-.", scheme) && of(".-:[]_", host)).then(|| text.to_ascii_lowercase())
 }
 
+/// Whether keys may be fetched from there: nobody on the way can put others in their place.
+pub(super) fn is_key_set_url(text: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(text) else { return false };
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    let is_here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    let is_bare = url.username().is_empty() && url.password().is_none() && url.fragment().is_none();
+    is_bare && (url.scheme() == "https" || url.scheme() == "http" && is_here)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +68,27 @@ mod tests {
     fn a_toml_error_keeps_its_place_and_loses_the_line() {
         let error = "TOML parse error at line 1, column 9\n  |\n1 | secret = hunter2\n  |          ^\nexpected a string\n";
         assert_eq!(without_quotes(error), "TOML parse error at line 1, column 9; expected a string");
+    }
+
+    #[test]
+    fn keys_come_by_https_or_from_this_machine() {
+        let good =
+            ["https://id.example/jwks", "http://localhost:80/k", "http://127.0.0.1/", "http://[::1]:8/"];
+        for good in good {
+            assert!(is_key_set_url(good), "{good}");
+        }
+        for bad in [
+            "http://id.example/jwks",
+            "http://127.0.0.1.example/",
+            "http://localhost@id.example/",
+            "https://user:word@id.example/",
+            "https://id.example/#x",
+            "https://",
+            "file:///etc/keys",
+            "id.example/jwks",
+        ] {
+            assert!(!is_key_set_url(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -136,6 +136,7 @@ impl Trial {
     pub fn auth(&self, leeway: Duration) -> AuthConfig {
         AuthConfig {
             users: TokenSettings { keys: vec![self.user_key()], issuer: None, audience: Vec::new(), leeway },
+            key_set: None,
             publishers: vec![PublisherSettings {
                 id: publisher_id(),
                 key_hashes: vec![KeyHash::of(self.publisher_key.expose())],

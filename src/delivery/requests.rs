@@ -31,7 +31,7 @@ impl Delivery {
                 self.unfollow(connection, &topic);
                 connection.push(server::unsubscribed(id, &topic));
             }
-            ClientFrame::Refresh { id, token } => self.renew(connection, id, &token),
+            ClientFrame::Refresh { id, token } => self.renew(connection, id, &token).await,
             ClientFrame::Read { id, stream, marked } => {
                 self.read_by(connection, id, Mark { stream, marked }).await;
             }
@@ -123,13 +123,16 @@ impl Delivery {
     }
 
     /// A newer token of the same user. Topics that it does not list any more are unsubscribed.
-    fn renew(self: &Arc<Self>, connection: &Arc<Connection>, id: Option<u64>, token: &str) {
-        let claims = match self.tokens.verify(token, self.clock.now()) {
+    async fn renew(self: &Arc<Self>, connection: &Arc<Connection>, id: Option<u64>, token: &str) {
+        let claims = match self.tokens.verify_or_learn(token, || self.clock.now()).await {
             Ok(claims) => claims,
             Err(error) => {
                 return connection.push(server::error(id, ErrorCode::InvalidToken, &error.to_string()));
             }
         };
+        if connection.has_ended() {
+            return;
+        }
         if claims.user != connection.user {
             let message = "the token is of another user";
             return connection.push(server::error(id, ErrorCode::OtherUser, message));

@@ -99,11 +99,11 @@ impl Clients {
 
     async fn credential(&self, handshake: &Handshake, query: &Query) -> Result<Credential, Decision> {
         if let Some(bearer) = bearer(handshake) {
-            return self.tokens.verify(bearer, self.clock.now()).map(claims).map_err(|error| refuse(&error));
+            return self.verify(bearer).await.map(claims).map_err(|error| refuse(&error));
         }
         if let Some(token) = &handshake.offer.token {
             // A browser sees no HTTP status of a failed handshake, but it does see a close code.
-            let verified = self.tokens.verify(token, self.clock.now());
+            let verified = self.verify(token).await;
             return Ok(verified.map_or(Credential::Invalid(CloseCode::InvalidToken), claims));
         }
         let Some(ticket) = &query.ticket else { return Ok(Credential::None) };
@@ -118,6 +118,11 @@ impl Clients {
                 "tickets cannot be looked up now",
             )),
         }
+    }
+
+    /// May wait for a key that is not known yet, for as long as one fetch of keys may take.
+    pub(super) async fn verify(&self, token: &str) -> Result<UserClaims, TokenError> {
+        self.tokens.verify_or_learn(token, || self.clock.now()).await
     }
 
     /// Browsers name the page's site; other clients name none. Same site, or on the list.

@@ -12,7 +12,7 @@ use rand::RngExt;
 
 use super::clients::{Clients, Credential};
 use super::{Closed, Peer, Socket};
-use crate::auth::UserClaims;
+use crate::auth::{TokenError, UserClaims};
 use crate::delivery::outlet::Outlet;
 use crate::delivery::{Attach, AttachError, Connection};
 use crate::domain::UnixMillis;
@@ -99,7 +99,14 @@ impl Visitor {
         };
         let Stage::Hello(brought) = stage else { return Ok(()) };
         let claims = match (&hello.token, brought.take()) {
-            (Some(token), _) => self.clients.tokens.verify(token, self.clients.clock.now()),
+            (Some(token), _) => match self.clients.tokens.verify(token, self.clients.clock.now()) {
+                Err(TokenError::UnknownKid) => {
+                    self.socket.settled();
+                    self.attach_later(hello, stage);
+                    return Ok(());
+                }
+                verified => verified,
+            },
             (None, Some(claims)) => Ok(*claims),
             (None, None) => {
                 let message = "token: hello must bring one, as the handshake did not";
@@ -114,27 +121,48 @@ impl Visitor {
                 Ok(())
             }
             Err(error) => {
-                let _ =
-                    self.socket.push(server::error(hello.id, ErrorCode::InvalidToken, &error.to_string()));
+                self.say_refused(hello.id, &error);
                 Err(CloseCode::InvalidToken)
             }
         }
     }
 
+    fn say_refused(&self, id: Option<u64>, error: &TokenError) {
+        let _ = self.socket.push(server::error(id, ErrorCode::InvalidToken, &error.to_string()));
+    }
+
+    /// The token of `hello` is of a key that is not known yet: that may change while frames wait.
+    fn attach_later(self: &Arc<Self>, mut hello: Hello, stage: &mut Stage) {
+        *stage = Stage::Attaching { connection: None, waiting: VecDeque::new() };
+        let visitor = Arc::clone(self);
+        self.clients.tracker.spawn(async move {
+            let token = hello.token.take().unwrap_or_default();
+            match visitor.clients.verify(&token).await {
+                Ok(claims) => visitor.hand_over(claims, hello).await,
+                Err(error) => {
+                    visitor.say_refused(hello.id, &error);
+                    visitor.say_bye(CloseCode::InvalidToken, None);
+                }
+            }
+        });
+    }
+
     fn attach(self: &Arc<Self>, claims: UserClaims, hello: Hello, stage: &mut Stage) {
         *stage = Stage::Attaching { connection: None, waiting: VecDeque::new() };
         let visitor = Arc::clone(self);
-        let attach =
-            Attach { claims, hello, peer: self.caller.address, accepted_at: self.caller.accepted_at };
-        self.clients.tracker.spawn(async move {
-            let outlet: Arc<dyn Outlet> = visitor.socket.clone();
-            let made = |connection: &Arc<Connection>| visitor.made(connection);
-            match visitor.clients.delivery.attach(attach, outlet, made).await {
-                Ok(connection) => visitor.attached(connection),
-                Err(AttachError::Ended) => {}
-                Err(error) => visitor.not_attached(&error),
-            }
-        });
+        self.clients.tracker.spawn(async move { visitor.hand_over(claims, hello).await });
+    }
+
+    async fn hand_over(&self, claims: UserClaims, hello: Hello) {
+        let Caller { address, accepted_at } = self.caller;
+        let attach = Attach { claims, hello, peer: address, accepted_at };
+        let outlet: Arc<dyn Outlet> = self.socket.clone();
+        let made = |connection: &Arc<Connection>| self.made(connection);
+        match self.clients.delivery.attach(attach, outlet, made).await {
+            Ok(connection) => self.attached(connection),
+            Err(AttachError::Ended) => {}
+            Err(error) => self.not_attached(&error),
+        }
     }
 
     fn made(&self, made: &Arc<Connection>) {

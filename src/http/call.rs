@@ -74,22 +74,23 @@ where
 }
 
 /// Answers a request with a body. `admit` looks at the head; only what it lets in is read.
-pub(super) async fn with_body<A, S, B, F>(
+pub(super) async fn with_body<A, S, B, W, F>(
     call: Call,
     body: S,
-    admit: impl FnOnce(&Call) -> Result<A, Problem>,
+    admit: impl FnOnce(Arc<Call>) -> W,
     run: impl FnOnce(Arc<Call>, A, Bytes) -> F,
 ) -> Response
 where
     S: Stream<Item = Result<B, warp::Error>>,
     B: Buf,
+    W: Future<Output = Result<A, Problem>>,
     F: Future<Output = Answer>,
 {
     let (call, mut observed) = call.begin();
     let mut body = std::pin::pin!(body);
     let settings = &call.state.settings;
     let read = async {
-        let admitted = admit(&call)?;
+        let admitted = admit(Arc::clone(&call)).await?;
         let limit = settings.max_body_bytes;
         Ok((admitted, body::collect(&call.headers, &mut body, limit, settings.body_timeout).await?))
     };

@@ -166,7 +166,7 @@ fn trial(state: &State) -> Result<&Trial, Problem> {
 }
 
 /// Not for pages of other sites, listed or not.
-fn admit(call: &Call) -> Result<(), Problem> {
+async fn admit(call: Arc<Call>) -> Result<(), Problem> {
     trial(&call.state)?;
     match origin::site(&call.headers, &[])? {
         Site::Same | Site::Listed(_) => check_type(&call.headers),

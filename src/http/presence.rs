@@ -57,7 +57,7 @@ async fn presence(call: Arc<Call>) -> Answer {
     struct Shape {
         users: Vec<UserPresence>,
     }
-    let publisher = publisher(&call)?;
+    let publisher = publisher(&call).await?;
     let users = users(&call.query)?;
     // Who may not send to a user has no business with their comings and goings either.
     let may = publisher.may.publish_to(&Target::Users(users.clone()));

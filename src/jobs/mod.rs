@@ -17,9 +17,11 @@
 //! | `survivor` | takes over the users of dead nodes |
 //! | `reconcile` | compares who is believed to be online with who is |
 //! | `witness` | whether presence can be believed |
+//! | `key_set` | fetches the keys of users' tokens, if there is a URL of them; each node for itself |
 
 mod events;
 mod expiry;
+pub mod key_set;
 mod online;
 mod reconcile;
 mod retention;

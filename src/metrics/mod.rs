@@ -7,6 +7,7 @@
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
+pub mod auth;
 pub mod broker;
 pub mod delivery;
 pub mod gateway;
@@ -21,6 +22,8 @@ pub mod publish;
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Of [`crate::auth`].
+    pub auth: auth::AuthMetrics,
     /// Of [`crate::broker`].
     pub broker: broker::BrokerMetrics,
     /// Of delivery.
@@ -45,6 +48,7 @@ impl Metrics {
     /// A registry with everything at zero.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("fanfare");
+        let auth = auth::AuthMetrics::register(&mut registry);
         let broker = broker::BrokerMetrics::register(&mut registry);
         let gateway = gateway::GatewayMetrics::register(&mut registry);
         let http = http::HttpMetrics::register(&mut registry);
@@ -53,6 +57,7 @@ impl Metrics {
         let node = node::NodeMetrics::register(&mut registry);
         let presence = presence::PresenceMetrics::register(&mut registry);
         Self {
+            auth,
             broker,
             delivery: delivery::DeliveryMetrics::register(&mut registry),
             gateway,

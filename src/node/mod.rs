@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::auth::{Admins, Publishers, SigningKey, UserTokens};
+use crate::auth::{Admins, KeySet, Publishers, SigningKey, UserTokens};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{AuthConfig, Config, Trial};
@@ -136,7 +136,9 @@ impl Node {
             config.publish.locate_timeout,
             metrics.publish.clone(),
         ));
-        let tokens = Arc::new(UserTokens::new(auth.users.clone()).map_err(|bad| key_error(&bad))?);
+        let jobs = cancel.child_token();
+        let tokens = UserTokens::new(auth.users.clone()).map_err(|bad| key_error(&bad))?;
+        let tokens = Arc::new(tokens.with_key_set(fetched_keys(&auth, &clock, &metrics, &tracker, &jobs)?));
         let publishers = Arc::new(Publishers::new(
             auth.publishers.clone(),
             config.broker.default_publisher.clone(),
@@ -168,7 +170,6 @@ impl Node {
             &cancel,
         );
         let (inbox_up, inbox_is_up) = channel::channel(true);
-        let jobs = cancel.child_token();
         jobs::start(jobs::Parts {
             settings: settings::jobs(&config),
             lease: lease.clone(),
@@ -319,6 +320,29 @@ fn secrets(config: &Config, http: SocketAddr) -> Result<(AuthConfig, Option<Tria
     let mut trial = Trial::load_or_create(&config.data_dir)?;
     trial.keep_url(&config.data_dir, &format!("http://{http}"))?;
     Ok((trial.auth(config.auth.users.leeway), Some(trial)))
+}
+
+/// Keys that come from a URL, fetched from now on: nothing waits for them but the tokens that need them.
+fn fetched_keys(
+    auth: &AuthConfig,
+    clock: &Clock,
+    metrics: &Metrics,
+    tracker: &TaskTracker,
+    cancel: &CancellationToken,
+) -> Result<Option<Arc<KeySet>>> {
+    let Some(settings) = auth.key_set.clone() else { return Ok(None) };
+    let source = jobs::key_set::Download::new(settings.url.clone());
+    let source = source.context("auth.users.jwks_url: the system's certificates cannot be used")?;
+    let set = Arc::new(KeySet::new(settings.timeout, metrics.auth.clone()));
+    let refresher = jobs::key_set::Refresher {
+        source,
+        settings,
+        set: Arc::clone(&set),
+        clock: clock.clone(),
+        metrics: metrics.auth.clone(),
+    };
+    tracker.spawn(refresher.run(cancel.clone()));
+    Ok(Some(set))
 }
 
 fn key_error(bad: &[(usize, crate::auth::KeyError)]) -> anyhow::Error {

@@ -1,5 +1,7 @@
 //! Users' tokens, as a client meets them.
 
+mod key_set;
+mod key_set_node;
 mod publishers;
 
 use std::time::Duration;

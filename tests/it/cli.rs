@@ -138,6 +138,23 @@ fn check_lists_every_problem_or_says_what_is_configured() {
 }
 
 #[test]
+fn check_looks_at_the_form_of_a_key_sets_url_and_asks_nobody() {
+    let folder = folder();
+    let check = |url: &str| {
+        let config = format!("[auth.users]\njwks_url = {url:?}\n");
+        std::fs::write(folder.path().join("f.toml"), config).expect("written");
+        run(folder.path(), &["check", "--config", "f.toml"])
+    };
+    let good = check("https://id.invalid/jwks.json");
+    assert_eq!(good.code, Some(0), "{}", good.err);
+    assert!(good.out.contains("0 token keys and those of jwks_url"), "{}", good.out);
+    let bad = check("http://id.invalid/jwks.json?key=hunter2");
+    assert_eq!(bad.code, Some(1), "{}", bad.out);
+    assert!(bad.err.contains("auth.users.jwks_url (in f.toml): must be https://"), "{}", bad.err);
+    assert!(!bad.err.contains("hunter2"), "{}", bad.err);
+}
+
+#[test]
 fn a_users_token_is_signed_with_the_trials_secret_or_the_configured_one() {
     let folder = folder();
     let arguments = ["token", "user", "--user", "alice", "--topics", "news,offers.*", "--ttl", "2h"];

@@ -388,3 +388,28 @@ fn damaged_trial_secrets_are_not_replaced_silently() {
     let error = Trial::load_or_create(folder.path()).expect_err("damaged");
     assert!(error.to_string().ends_with("is damaged; delete it to have new secrets made"));
 }
+
+#[test]
+fn keys_may_come_from_a_url_by_https_or_of_this_machine_and_are_keys_enough() {
+    let load = |text: &str| {
+        load_with(&format!("[auth.users]\n{text}\n[broker]\nurls = [\"amqp://localhost\"]"), &[])
+    };
+    let config = load("jwks_url = \"https://id.example/jwks.json\"").expect("valid");
+    assert!(!config.is_trial && config.auth.users.keys.is_empty());
+    let set = config.auth.key_set.expect("a key set");
+    assert_eq!((set.refresh, set.timeout), (Duration::from_secs(300), Duration::from_secs(5)));
+    assert_eq!((set.cooldown, set.keep), (Duration::from_secs(30), Duration::from_secs(24 * 3600)));
+    assert!(load_with("", &[]).expect("defaults").auth.key_set.is_none());
+    assert!(!load_with("[auth.users]\njwks_url = \"http://[::1]:80/k\"", &[]).expect("valid").is_trial);
+
+    for url in ["http://id.example/jwks", "https://alice:hunter2@id.example/", "hunter2"] {
+        let listed = problems(&format!("[auth.users]\njwks_url = {url:?}"), &[]);
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        assert!(listed[0].starts_with("auth.users.jwks_url: must be https://…"), "{listed:?}");
+        assert!(!listed[0].contains("hunter2"), "{listed:?}");
+    }
+    let bounds = "[auth.users]\njwks_refresh_s = 29\njwks_timeout_ms = 30001\njwks_cooldown_s = 0\njwks_keep_hours = 1";
+    let listed = problems(bounds, &[]);
+    assert_eq!(listed.len(), 4, "{listed:?}");
+    assert!(listed[0].contains("30-3600; got 29"), "{listed:?}");
+}

@@ -40,8 +40,8 @@ pub(super) fn route(state: &Arc<State>) -> BoxedFilter<(Response,)> {
         .boxed()
 }
 
-fn admit(call: &Call) -> Result<Publisher, Problem> {
-    let publisher = publisher(call)?;
+async fn admit(call: Arc<Call>) -> Result<Publisher, Problem> {
+    let publisher = publisher(&call).await?;
     check_type(&call.headers)?;
     if call.headers.contains_key(super::IDEMPOTENCY_KEY) {
         let detail = "a batch has no Idempotency-Key: each item may have an idempotency_key";

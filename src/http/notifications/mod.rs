@@ -77,8 +77,8 @@ pub(super) fn routes(state: &Arc<State>) -> BoxedFilter<(Response,)> {
     publish.boxed().or(batch::route(state)).unify().or(one::routes(state)).unify().boxed()
 }
 
-fn admit(call: &Call) -> Result<Head, Problem> {
-    let publisher = publisher(call)?;
+async fn admit(call: Arc<Call>) -> Result<Head, Problem> {
+    let publisher = publisher(&call).await?;
     check_type(&call.headers)?;
     query::pairs(&call.query, &[])?;
     let wait = (!call.patience.is_zero()).then(|| (call.patience, Instant::now() + call.patience));
@@ -86,9 +86,10 @@ fn admit(call: &Call) -> Result<Head, Problem> {
 }
 
 /// The publisher whose key or token came.
-pub(super) fn publisher(call: &Call) -> Result<Publisher, Problem> {
+pub(super) async fn publisher(call: &Call) -> Result<Publisher, Problem> {
     let credential = bearer(&call.headers, "a publisher's key")?;
-    Ok(call.state.publishers.authenticate(credential, call.state.clock.now())?)
+    let state = &call.state;
+    Ok(state.publishers.authenticate_or_learn(credential, || state.clock.now()).await?)
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {

@@ -129,7 +129,7 @@ struct One {
 }
 
 async fn receipt(call: Arc<Call>, id: String) -> Answer {
-    let publisher = publisher(&call)?;
+    let publisher = publisher(&call).await?;
     let id = read_id(&id)?;
     let page = Page::parse(&call.query)?;
     let (inbox, now) = (&call.state.inbox, call.state.clock.now());
@@ -173,7 +173,7 @@ async fn cancel(call: Arc<Call>, id: String) -> Answer {
         status: &'static str,
         recipients: Option<u64>,
     }
-    let publisher = publisher(&call)?;
+    let publisher = publisher(&call).await?;
     let id = read_id(&id)?;
     query::pairs(&call.query, &[])?;
     let recipients = match call.state.publishing.cancel(id, &publisher.id).await? {

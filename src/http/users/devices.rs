@@ -34,7 +34,7 @@ pub(super) fn route(state: &Arc<State>) -> BoxedFilter<(Response,)> {
 }
 
 async fn remove(call: &Call, id: &str) -> Answer {
-    let claims = claims(call)?;
+    let claims = claims(call).await?;
     query::pairs(&call.query, &[])?;
     let device = DeviceId::new(query::decode(id)?)
         .map_err(|error| Problem::invalid("invalid_request", format!("device: {error}")))?;

@@ -63,7 +63,10 @@ pub(super) fn routes(state: &Arc<State>) -> BoxedFilter<(Response,)> {
         .and(warp::body::stream())
         .then(|call, body| {
             to_page(call, |call, site| {
-                let admit = |call: &Call| site.and_then(|()| admit(call));
+                let admit = |call| async move {
+                    site?;
+                    admit(call).await
+                };
                 with_body(call, body, admit, mark)
             })
         });
@@ -142,7 +145,7 @@ impl One {
 }
 
 async fn look_at(call: &Call) -> Answer {
-    let claims = claims(call)?;
+    let claims = claims(call).await?;
     let look = wanted(&claims, &call.query)?;
     let (inbox, now) = (&call.state.inbox, call.state.clock.now());
     let (page, unread) = tokio::join!(inbox.look(&look, now), inbox.unread(&claims.user, now));
@@ -169,7 +172,7 @@ async fn count(call: &Call) -> Answer {
         stream: String,
         unread: u64,
     }
-    let claims = claims(call)?;
+    let claims = claims(call).await?;
     query::pairs(&call.query, &[])?;
     let counted = call.state.inbox.unread(&claims.user, call.state.clock.now()).await;
     let (Unread { unread, version, .. }, shared) = counted.map_err(Problem::inbox)?;
@@ -182,8 +185,8 @@ async fn count(call: &Call) -> Answer {
     Ok(json(StatusCode::OK, &Shape { unread, version, streams }))
 }
 
-fn admit(call: &Call) -> Result<UserClaims, Problem> {
-    let claims = claims(call)?;
+async fn admit(call: Arc<Call>) -> Result<UserClaims, Problem> {
+    let claims = claims(&call).await?;
     query::pairs(&call.query, &[])?;
     check_type(&call.headers)?;
     Ok(claims)

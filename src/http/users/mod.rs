@@ -31,9 +31,10 @@ pub(super) fn routes(state: &Arc<State>) -> BoxedFilter<(Response,)> {
 }
 
 /// Whose token came.
-fn claims(call: &Call) -> Result<UserClaims, Problem> {
+async fn claims(call: &Call) -> Result<UserClaims, Problem> {
     let token = bearer(&call.headers, "a user's token")?;
-    Ok(call.state.tokens.verify(token, call.state.clock.now())?)
+    let state = &call.state;
+    Ok(state.tokens.verify_or_learn(token, || state.clock.now()).await?)
 }
 
 /// Answers a page of this site, of a listed one, or no page at all. `answer` gets what is wrong with any other.

@@ -48,9 +48,9 @@ pub(super) fn route(state: &Arc<State>) -> BoxedFilter<(Response,)> {
         .and(warp::body::stream())
         .then(|call, body| {
             to_page(call, |call, site| {
-                let admit = |call: &Call| {
+                let admit = |call: Arc<Call>| async move {
                     site?;
-                    let claims = claims(call)?;
+                    let claims = claims(&call).await?;
                     check_type(&call.headers)?;
                     Ok(claims)
                 };

@@ -9,6 +9,7 @@ pub mod client;
 pub mod cluster;
 pub mod device;
 pub mod events;
+pub mod jwks;
 pub mod nginx;
 pub mod operator;
 pub mod ports;

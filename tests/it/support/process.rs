@@ -177,10 +177,18 @@ impl NodeSettings {
     /// Writes the configuration file into `folder` and answers its path.
     pub fn write(&self, folder: &Path, credentials: &Credentials) -> PathBuf {
         let keys = self.keys();
-        let lines: Vec<String> = keys.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+        let line = |key: &str, value: &str| format!("{key} = {value}\n");
+        // Dotted keys go first: after a table's header they would belong to that table, as these do.
+        let (mut lines, mut of_users) = (String::new(), "[auth.users]\n".to_owned());
+        for (key, value) in &keys {
+            match key.strip_prefix("auth.users.") {
+                Some(key) => of_users += &line(key, value),
+                None => lines += &line(key, value),
+            }
+        }
         let path = folder.join(format!("{}.toml", self.id));
-        // Dotted keys first: after a table's header they would belong to that table.
-        fs::write(&path, lines.concat() + &credentials.config()).expect("the folder is writable");
+        let tables = credentials.config().replacen("[auth.users]\n", &of_users, 1);
+        fs::write(&path, lines + &tables).expect("the folder is writable");
         path
     }
 }
