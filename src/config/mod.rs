@@ -25,6 +25,7 @@ pub use trial::{Trial, TrialError};
 
 use crate::auth::{AdminSettings, PublisherSettings, Secret, TokenSettings};
 use crate::domain::{NodeId, PublisherId};
+use crate::gateway::Network;
 
 /// Everything that can be configured, checked. Sections are named as in `default.toml`.
 #[derive(Debug, Clone)]
@@ -79,6 +80,10 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// `max_connections`.
     pub max_connections: usize,
+    /// `max_connections_per_address`; 0: no limit.
+    pub max_connections_per_address: u32,
+    /// `trusted_proxies`.
+    pub trusted_proxies: Vec<Network>,
     /// `header_timeout_ms`.
     pub header_timeout: Duration,
     /// `max_body_bytes`.

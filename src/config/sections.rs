@@ -97,6 +97,12 @@ fn http(reader: &mut Reader) -> (HttpConfig, Switch) {
     let config = HttpConfig {
         listen: address(reader, "http.listen"),
         max_connections: reader.number("http.max_connections", 1..=1_000_000),
+        max_connections_per_address: reader.number("http.max_connections_per_address", 0..=1_000_000),
+        trusted_proxies: reader.list(
+            "http.trusted_proxies",
+            "addresses or networks, such as 10.0.0.0/8",
+            |text| text.parse().ok(),
+        ),
         header_timeout: reader.millis("http.header_timeout_ms", 1_000..=60_000),
         max_body_bytes: reader.number("http.max_body_bytes", 1_024..=67_108_864),
         allowed_origins: reader.list("http.allowed_origins", "scheme://host[:port]", origin),

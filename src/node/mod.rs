@@ -280,6 +280,8 @@ impl Node {
             },
             write_timeout: gateway.write_deadline,
             max_sockets: self.config.http.max_connections,
+            max_sockets_per_address: self.config.http.max_connections_per_address,
+            trusted_proxies: self.config.http.trusted_proxies.clone(),
             ..SocketSettings::default()
         }
     }
