@@ -82,6 +82,8 @@ pub struct HttpConfig {
     pub max_connections: usize,
     /// `max_connections_per_address`; 0: no limit.
     pub max_connections_per_address: u32,
+    /// `accept_rate`, a second; 0: no limit.
+    pub accept_rate: u32,
     /// `trusted_proxies`.
     pub trusted_proxies: Vec<Network>,
     /// `header_timeout_ms`.

@@ -98,6 +98,7 @@ fn http(reader: &mut Reader) -> (HttpConfig, Switch) {
         listen: address(reader, "http.listen"),
         max_connections: reader.number("http.max_connections", 1..=1_000_000),
         max_connections_per_address: reader.number("http.max_connections_per_address", 0..=1_000_000),
+        accept_rate: reader.number("http.accept_rate", 0..=100_000),
         trusted_proxies: reader.list(
             "http.trusted_proxies",
             "addresses or networks, such as 10.0.0.0/8",

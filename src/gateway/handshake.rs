@@ -73,6 +73,12 @@ pub enum Refusal {
         /// When to come back.
         retry_after_s: u32,
     },
+    /// More come at a time than are let in.
+    #[error("too many clients connect at once: this one's turn comes in {retry_after_s} s")]
+    Rate {
+        /// When to come back.
+        retry_after_s: u32,
+    },
 }
 
 impl Refusal {
@@ -82,6 +88,7 @@ impl Refusal {
             Self::Version => "version",
             Self::Full { .. } => "full",
             Self::Address { .. } => "address",
+            Self::Rate { .. } => "rate",
             _ => "malformed",
         }
     }
@@ -92,6 +99,7 @@ impl Refusal {
             Self::NotAnUpgrade => (StatusCode::UPGRADE_REQUIRED, "upgrade_required"),
             Self::Version => (StatusCode::UPGRADE_REQUIRED, "websocket_version"),
             Self::Full { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
+            Self::Rate { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too_many_at_once"),
             // RFC 6585 section 4: it is about this client, not about the node.
             Self::Address { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_connections_of_address"),
             Self::Key | Self::Host | Self::Body => (StatusCode::BAD_REQUEST, "bad_handshake"),
@@ -114,7 +122,9 @@ impl Refusal {
                 set(header::CONNECTION, "upgrade");
                 set(header::SEC_WEBSOCKET_VERSION, "13");
             }
-            Self::Full { retry_after_s } | Self::Address { retry_after_s, .. } => {
+            Self::Full { retry_after_s }
+            | Self::Address { retry_after_s, .. }
+            | Self::Rate { retry_after_s } => {
                 headers.insert(header::RETRY_AFTER, retry_after_s.into());
             }
             _ => {}

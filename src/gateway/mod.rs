@@ -6,6 +6,7 @@
 //! sockets     all sockets: settings, number, deadlines
 //! socket      one socket as others see it: push, close, expect (socket::queue: what waits)
 //! address     where clients come from (behind proxies, too), and how many sockets each address has
+//! turnstile   how many sockets a second are let in
 //! clients     who may connect, and the first frames
 //! visitor     one socket until delivery has it
 //! connection  one socket's task: read, decode (codec), rate, tell the Peer
@@ -22,6 +23,7 @@ pub mod handshake;
 mod rate;
 mod socket;
 mod sockets;
+mod turnstile;
 pub mod upgrade;
 mod visitor;
 

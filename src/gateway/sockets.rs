@@ -25,6 +25,7 @@ use super::connection::{Connection, Peer};
 use super::handshake::Refusal;
 use super::rate::Rate;
 use super::socket::Socket;
+use super::turnstile::Turnstile;
 use crate::clock::Clock;
 use crate::metrics::gateway::GatewayMetrics;
 
@@ -52,6 +53,8 @@ pub struct SocketSettings {
     pub max_sockets: usize,
     /// Of these, from one address (IPv6: from one /64); 0: as many as there are.
     pub max_sockets_per_address: u32,
+    /// WebSockets a second that are let in, and as many at once after a quiet second; 0: as many as come.
+    pub accept_rate: u32,
     /// Proxies that are believed about where a client is.
     pub trusted_proxies: Vec<Network>,
     /// How often deadlines are looked at.
@@ -70,6 +73,7 @@ impl Default for SocketSettings {
             close_timeout: Duration::from_secs(3),
             max_sockets: 100_000,
             max_sockets_per_address: 0,
+            accept_rate: 0,
             trusted_proxies: Vec::new(),
             sweep_every: Duration::from_millis(250),
         }
@@ -98,6 +102,8 @@ pub(super) struct Shared {
     open: AtomicUsize,
     /// Empty unless `max_sockets_per_address` is set.
     households: Households,
+    /// `None`: as many as come are let in.
+    turnstile: Option<Mutex<Turnstile>>,
     /// Sockets with a deadline. At most one entry a socket, so bounded by `max_sockets`.
     listed: Mutex<Vec<Weak<Socket>>>,
 }
@@ -126,6 +132,7 @@ impl Sockets {
     ) -> Self {
         let shared = Arc::new(Shared {
             rate: Rate::new(settings.frames_per_second, settings.frame_burst),
+            turnstile: (settings.accept_rate > 0).then(|| Mutex::new(Turnstile::new(settings.accept_rate))),
             settings,
             clock,
             metrics,
@@ -156,7 +163,7 @@ impl Sockets {
     /// A place for one more socket from `address`.
     ///
     /// # Errors
-    /// All places are taken, or those of the address, or the node stops.
+    /// All places are taken, or those of the address, or it is not its turn, or the node stops.
     pub(super) fn reserve(&self, address: IpAddr) -> Result<Place, Refusal> {
         let Shared { settings, clock, .. } = &*self.shared;
         let retry_after_s = clock.random_range(RETRY_AFTER_S);
@@ -175,6 +182,12 @@ impl Sockets {
             }
             place.household = Some(household);
         }
+        // Last, so that who is refused for another reason takes nobody's turn.
+        self.shared.enter().map_err(|wait| {
+            let wait_s = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+            // Later by chance, never sooner: many are told the same second.
+            Refusal::Rate { retry_after_s: clock.random_range(wait_s..=wait_s + wait_s / 4 + 1) }
+        })?;
         Ok(place)
     }
 
@@ -216,6 +229,12 @@ impl Shared {
             self.households.leave(household);
         }
         self.open.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn enter(&self) -> Result<(), Duration> {
+        let Some(turnstile) = &self.turnstile else { return Ok(()) };
+        // Two numbers, which a panic cannot leave half-way.
+        turnstile.lock().unwrap_or_else(PoisonError::into_inner).enter(self.now_us())
     }
 
     /// Has the ticker look at `socket` until it has no deadline.

@@ -1,5 +1,7 @@
 //! Who gets a WebSocket when many want one: limits that are kept before the upgrade.
 
+use std::time::Duration;
+
 use fanfare::gateway::SocketSettings;
 use fanfare::metrics::gateway::HandshakeLabels;
 
@@ -74,6 +76,45 @@ async fn behind_a_trusted_proxy_each_client_has_an_address_of_its_own() {
         assert_eq!(status(&answer), expected, "{forwarded}");
         open.push(answer);
     }
+}
+
+#[tokio::test]
+async fn so_many_sockets_a_second_are_let_in_and_the_others_told_when_their_turn_is() {
+    let server = Server::start(SocketSettings { accept_rate: 2, ..SocketSettings::default() }).await;
+    let (mut open, mut turns) = (vec![], vec![]);
+    // On a slow machine some more than two come in a second's time; thirty would take 14 s.
+    for _ in 0..30 {
+        match ask(&server, "").await {
+            Ok(client) => open.push(client),
+            Err((head, body)) => {
+                assert!(head.starts_with("http/1.1 503"), "{head}");
+                assert!(body.contains(r#""code":"too_many_at_once""#), "{body}");
+                turns.push(retry_after(&head));
+            }
+        }
+    }
+    assert!((2..30).contains(&open.len()), "{}", open.len());
+    assert_eq!(refused(&server, "rate"), turns.len() as u64);
+    // The line moves by two a second, and each is told a little more.
+    assert!((1..=2).contains(&turns[0]), "{turns:?}");
+    assert!(turns.iter().max() > turns.first(), "{turns:?}");
+    server.has_sockets(open.len()).await;
+}
+
+#[tokio::test]
+async fn who_comes_back_at_its_time_is_let_in() {
+    let server = Server::start(SocketSettings { accept_rate: 1, ..SocketSettings::default() }).await;
+    let mut open = vec![];
+    let turn = loop {
+        match ask(&server, "").await {
+            Ok(client) => open.push(client),
+            Err((head, _)) => break retry_after(&head),
+        }
+    };
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(turn.into())).await;
+    tokio::time::resume();
+    assert_eq!(status(&ask(&server, "").await), "101");
 }
 
 #[tokio::test]
