@@ -5,6 +5,7 @@
 //! or a secret.
 
 mod admin;
+mod allowance;
 mod claims;
 mod key;
 mod pattern;
@@ -15,6 +16,7 @@ pub mod ticket;
 mod token;
 
 pub use admin::{Admin, AdminSettings, Admins};
+pub use allowance::{Allowance, PublishRate};
 pub use claims::UserClaims;
 pub use key::{Algorithm, KeyError, KeySettings};
 pub use pattern::{Pattern, PatternError, TopicPattern, UserPattern};

@@ -31,6 +31,7 @@ use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 use super::State;
+use super::allowance;
 use super::bearer::bearer;
 use super::body::check_type;
 use super::call::{Call, call, json, with_body};
@@ -82,13 +83,19 @@ fn admit(call: &Call) -> Result<Head, Problem> {
     check_type(&call.headers)?;
     query::pairs(&call.query, &[])?;
     let wait = (!call.patience.is_zero()).then(|| (call.patience, Instant::now() + call.patience));
-    Ok(Head { publisher, idempotency_key: idempotency_key(&call.headers)?, wait })
+    let idempotency_key = idempotency_key(&call.headers)?;
+    // Before the body is read.
+    allowance::take(call, &publisher, 1)?;
+    Ok(Head { publisher, idempotency_key, wait })
 }
 
 /// The publisher whose key or token came.
 pub(super) fn publisher(call: &Call) -> Result<Publisher, Problem> {
     let credential = bearer(&call.headers, "a publisher's key")?;
-    Ok(call.state.publishers.authenticate(credential, call.state.clock.now())?)
+    let publisher = call.state.publishers.authenticate(credential, call.state.clock.now())?;
+    // The first: there is one credential.
+    let _ = call.publisher.set(publisher.id.clone());
+    Ok(publisher)
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
