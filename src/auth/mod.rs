@@ -5,6 +5,7 @@
 //! or a secret.
 
 mod admin;
+mod allowance;
 mod claims;
 mod jwk;
 mod key;
@@ -17,6 +18,7 @@ pub mod ticket;
 mod token;
 
 pub use admin::{Admin, AdminSettings, Admins};
+pub use allowance::{Allowance, PublishRate};
 pub use claims::UserClaims;
 pub use jwk::{KeySetError, SetKeys};
 pub use key::{Algorithm, KeyError, KeySettings};

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::allowance::{Allowance, PublishRate};
 use super::claims::{Claims, patterns};
 use super::pattern::{TopicPattern, UserPattern};
 use super::secret::KeyHash;
@@ -40,6 +41,8 @@ pub struct PublisherSettings {
     pub amqp_user: Option<String>,
     /// Whom it may send to.
     pub limits: Limits,
+    /// How much it may send over HTTP, to each node; `None`: as much as it likes.
+    pub rate: Option<PublishRate>,
 }
 
 /// A publisher that has shown who it is.
@@ -165,6 +168,7 @@ struct Entry {
     publisher: Publisher,
     key_hashes: Vec<KeyHash>,
     amqp_user: Option<String>,
+    allowance: Option<Allowance>,
 }
 
 impl Publishers {
@@ -179,6 +183,7 @@ impl Publishers {
             publisher: Publisher { id: settings.id, may: Permissions::new(settings.limits) },
             key_hashes: settings.key_hashes,
             amqp_user: settings.amqp_user,
+            allowance: settings.rate.map(Allowance::new),
         };
         Self { entries: settings.into_iter().map(entry).collect(), default, tokens }
     }
@@ -225,6 +230,11 @@ impl Publishers {
             .iter()
             .find(|entry| entry.amqp_user.as_deref() == Some(amqp_user))
             .map(|entry| &entry.publisher)
+    }
+
+    /// How much the publisher may send, whether it comes with a key or a token; `None`: as much as it likes.
+    pub fn allowance(&self, id: &PublisherId) -> Option<&Allowance> {
+        self.entries.iter().find(|entry| entry.publisher.id == *id)?.allowance.as_ref()
     }
 
     /// Who AMQP messages without a `user_id` are from; `None`: they are refused.

@@ -3,6 +3,7 @@
 //! Owns the shapes of the tables in these lists. Whatever is in them, no value is shown but
 //! ids and algorithms.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use config::{Map, Value, ValueKind};
@@ -11,8 +12,8 @@ use super::AuthConfig;
 use super::read::Reader;
 use super::text::is_key_set_url;
 use crate::auth::{
-    AdminSettings, Algorithm, KeyHash, KeySetSettings, KeySettings, Limits, Pattern, PublisherSettings,
-    Secret, TokenSettings, UserTokens,
+    AdminSettings, Algorithm, KeyHash, KeySetSettings, KeySettings, Limits, Pattern, PublishRate,
+    PublisherSettings, Secret, TokenSettings, UserTokens,
 };
 use crate::domain::PublisherId;
 use crate::domain::id::Kind;
@@ -139,8 +140,19 @@ fn publisher(table: &mut Table) -> Option<PublisherSettings> {
             topics: patterns(table, "topics"),
             everyone: table.flag("everyone"),
         },
+        rate: rate(table),
         id: id?,
     })
+}
+
+/// `rate` a second and `burst`, which is one second's unless given.
+fn rate(table: &mut Table) -> Option<PublishRate> {
+    let per_second = table.number("rate", 1..=100_000);
+    let burst = table.number("burst", 1..=1_000_000);
+    if per_second.is_none() && burst.is_some() {
+        table.problem("burst", "needs a rate");
+    }
+    per_second.map(|per_second| PublishRate { per_second, burst: burst.unwrap_or(per_second) })
 }
 
 fn patterns<K: Kind>(table: &mut Table, name: &str) -> Option<Vec<Pattern<K>>> {
@@ -218,6 +230,21 @@ impl Table {
         }
         // What is not a list must not read as "no limit".
         Some(texts.unwrap_or_default())
+    }
+
+    fn number(&mut self, name: &str, bounds: RangeInclusive<u32>) -> Option<u32> {
+        let value = self.values.remove(name)?;
+        let number = match value.kind {
+            ValueKind::I64(number) => u32::try_from(number).ok().filter(|number| bounds.contains(number)),
+            _ => None,
+        };
+        if number.is_none() {
+            self.problem(
+                name,
+                format!("must be a whole number, {}-{}; got {value}", bounds.start(), bounds.end()),
+            );
+        }
+        number
     }
 
     fn flag(&mut self, name: &str) -> Option<bool> {

@@ -24,7 +24,9 @@ pub use source::{DEFAULT, Sources};
 pub use trial::{Trial, TrialError};
 
 use crate::auth::{AdminSettings, KeySetSettings, PublisherSettings, Secret, TokenSettings};
+use crate::delivery::Crowd;
 use crate::domain::{NodeId, PublisherId};
+use crate::gateway::Network;
 
 /// Everything that can be configured, checked. Sections are named as in `default.toml`.
 #[derive(Debug, Clone)]
@@ -79,6 +81,12 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// `max_connections`.
     pub max_connections: usize,
+    /// `max_connections_per_address`; 0: no limit.
+    pub max_connections_per_address: u32,
+    /// `accept_rate`, a second; 0: no limit.
+    pub accept_rate: u32,
+    /// `trusted_proxies`.
+    pub trusted_proxies: Vec<Network>,
     /// `header_timeout_ms`.
     pub header_timeout: Duration,
     /// `max_body_bytes`.
@@ -199,6 +207,8 @@ pub struct GatewayConfig {
     pub window_bytes: usize,
     /// `max_topics_per_connection`.
     pub max_topics_per_connection: usize,
+    /// `max_connections_per_user` and `over_limit`.
+    pub crowd: Crowd,
 }
 
 /// `[publish]`.

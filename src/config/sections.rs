@@ -15,6 +15,7 @@ use super::{
     RetentionConfig, Store,
 };
 use crate::auth::Secret;
+use crate::delivery::{Crowd, OverLimit};
 use crate::domain::{NodeId, PublisherId};
 
 /// A setting that depends on the set-up unless somebody decides.
@@ -98,6 +99,13 @@ fn http(reader: &mut Reader) -> (HttpConfig, Switch) {
     let config = HttpConfig {
         listen: address(reader, "http.listen"),
         max_connections: reader.number("http.max_connections", 1..=1_000_000),
+        max_connections_per_address: reader.number("http.max_connections_per_address", 0..=1_000_000),
+        accept_rate: reader.number("http.accept_rate", 0..=100_000),
+        trusted_proxies: reader.list(
+            "http.trusted_proxies",
+            "addresses or networks, such as 10.0.0.0/8",
+            |text| text.parse().ok(),
+        ),
         header_timeout: reader.millis("http.header_timeout_ms", 1_000..=60_000),
         max_body_bytes: reader.number("http.max_body_bytes", 1_024..=67_108_864),
         allowed_origins: reader.list("http.allowed_origins", "scheme://host[:port]", origin),
@@ -183,6 +191,9 @@ fn store(text: &str, data_dir: &Path) -> Option<Store> {
     }
 }
 
+const OVER_LIMIT: [(&str, OverLimit); 2] =
+    [("displace_oldest", OverLimit::DisplaceOldest), ("refuse_newest", OverLimit::RefuseNewest)];
+
 fn gateway(reader: &mut Reader) -> GatewayConfig {
     GatewayConfig {
         heartbeat: reader.millis("gateway.heartbeat_ms", 1_000..=300_000),
@@ -192,6 +203,10 @@ fn gateway(reader: &mut Reader) -> GatewayConfig {
         window_entries: reader.number("gateway.window_entries", 1..=10_000),
         window_bytes: reader.number("gateway.window_bytes", 4_096..=16_777_216),
         max_topics_per_connection: reader.number("gateway.max_topics_per_connection", 1..=1_000),
+        crowd: Crowd {
+            limit: reader.number("gateway.max_connections_per_user", 0..=4_096),
+            over_limit: reader.choice("gateway.over_limit", &OVER_LIMIT),
+        },
     }
 }
 

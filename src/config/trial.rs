@@ -142,6 +142,7 @@ impl Trial {
                 key_hashes: vec![KeyHash::of(self.publisher_key.expose())],
                 amqp_user: None,
                 limits: Limits::default(),
+                rate: None,
             }],
             admins: vec![AdminSettings {
                 id: ID.to_owned(),

@@ -27,6 +27,7 @@
 mod attach;
 mod connection;
 mod control;
+mod crowd;
 mod cursors;
 mod displace;
 mod drain;
@@ -66,6 +67,7 @@ use crate::session::{Rules, Window};
 
 pub use attach::{Attach, AttachError};
 pub use connection::Connection;
+pub use crowd::{Crowd, OverLimit};
 pub use drain::DrainReport;
 pub use keeper::Watcher;
 
@@ -94,6 +96,8 @@ pub struct Settings {
     pub cursor_flush: Duration,
     /// How many topics a connection may follow.
     pub max_topics: usize,
+    /// How many connections a user may have.
+    pub crowd: Crowd,
     /// The rules that hold ([`Rules::SOUND`] but in simulations).
     pub rules: Rules,
 }

@@ -7,6 +7,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,9 +83,8 @@ const MAX_REFUSALS: usize = 64;
 /// it works and fails by turns, and would be logged as often.
 const CALM: Duration = Duration::from_secs(1);
 
-/// The answer to a connection over the limit.
-const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n\
-    Content-Length: 0\r\nConnection: close\r\n\r\n";
+/// When a connection over the limit may come back, in seconds: any of these.
+const RETRY_AFTER_S: RangeInclusive<u32> = 5..=10;
 
 /// Takes `address` for [`listen`].
 ///
@@ -247,8 +247,13 @@ async fn connection<S, B>(
 /// Says that there is no room, and gives the client a second to read it: closing at once, with its
 /// request unread, would send a reset that may overtake the answer.
 async fn refuse(mut stream: TcpStream, _permit: OwnedSemaphorePermit) {
+    let retry_after_s = rand::random_range(RETRY_AFTER_S);
+    let refusal = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: {retry_after_s}\r\nContent-Length: 0\r\n\
+         Connection: close\r\n\r\n"
+    );
     let told = async {
-        stream.write_all(REFUSAL).await?;
+        stream.write_all(refusal.as_bytes()).await?;
         stream.shutdown().await?;
         let mut unread = [0; 1024];
         while stream.read(&mut unread).await? > 0 {}

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::address::Household;
 use super::codec::{Decoder, Message};
 use super::rate::Bucket;
 use super::socket::{Due, Phase, Socket, Turn};
@@ -92,7 +93,7 @@ pub(super) struct Connection {
     decoder: Decoder,
     bucket: Bucket,
     thrown_away: u32,
-    _place: Place,
+    household: Option<Household>,
 }
 
 impl Connection {
@@ -104,7 +105,7 @@ impl Connection {
             decoder: Decoder::default(),
             bucket: Bucket::default(),
             thrown_away: 0,
-            _place: place,
+            household: place.hand_over(),
         }
     }
 
@@ -258,6 +259,7 @@ impl Drop for Connection {
         self.socket.finish();
         self.socket.shared().metrics.sockets.dec();
         self.tell(Closed::Lost);
+        self.socket.shared().leave(self.household);
     }
 }
 

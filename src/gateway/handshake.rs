@@ -61,7 +61,24 @@ pub enum Refusal {
     Body,
     /// As many sockets as allowed are open, or the node is stopping.
     #[error("this node takes no more connections now")]
-    Full,
+    Full {
+        /// When to come back.
+        retry_after_s: u32,
+    },
+    /// As many sockets as allowed are open from the client's address.
+    #[error("at most {limit} connections may be open from one address (IPv6: from one /64)")]
+    Address {
+        /// How many may be.
+        limit: u32,
+        /// When to come back.
+        retry_after_s: u32,
+    },
+    /// More come at a time than are let in.
+    #[error("too many clients connect at once: this one's turn comes in {retry_after_s} s")]
+    Rate {
+        /// When to come back.
+        retry_after_s: u32,
+    },
 }
 
 impl Refusal {
@@ -69,7 +86,9 @@ impl Refusal {
     pub(super) fn outcome(self) -> &'static str {
         match self {
             Self::Version => "version",
-            Self::Full => "full",
+            Self::Full { .. } => "full",
+            Self::Address { .. } => "address",
+            Self::Rate { .. } => "rate",
             _ => "malformed",
         }
     }
@@ -79,7 +98,10 @@ impl Refusal {
         let (status, code) = match self {
             Self::NotAnUpgrade => (StatusCode::UPGRADE_REQUIRED, "upgrade_required"),
             Self::Version => (StatusCode::UPGRADE_REQUIRED, "websocket_version"),
-            Self::Full => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
+            Self::Full { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too_many_connections"),
+            Self::Rate { .. } => (StatusCode::SERVICE_UNAVAILABLE, "too_many_at_once"),
+            // RFC 6585 section 4: it is about this client, not about the node.
+            Self::Address { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many_connections_of_address"),
             Self::Key | Self::Host | Self::Body => (StatusCode::BAD_REQUEST, "bad_handshake"),
         };
         let title = status.canonical_reason().unwrap_or_default();
@@ -100,7 +122,11 @@ impl Refusal {
                 set(header::CONNECTION, "upgrade");
                 set(header::SEC_WEBSOCKET_VERSION, "13");
             }
-            Self::Full => set(header::RETRY_AFTER, "5"),
+            Self::Full { retry_after_s }
+            | Self::Address { retry_after_s, .. }
+            | Self::Rate { retry_after_s } => {
+                headers.insert(header::RETRY_AFTER, retry_after_s.into());
+            }
             _ => {}
         }
         response

@@ -1,4 +1,4 @@
-//! How fast one client may send frames: a token bucket in eight bytes.
+//! How fast one client may send frames, or all may connect: a token bucket in eight bytes.
 //!
 //! Pure: the time is passed in. Decides nothing about what happens to who is too fast.
 
@@ -31,6 +31,23 @@ impl Bucket {
     pub(super) fn take(&mut self, frames: u32, now_us: u64, rate: Rate) -> Duration {
         self.full_at_us = self.full_at_us.max(now_us) + rate.us_per_frame * u64::from(frames);
         Duration::from_micros((self.full_at_us - now_us).saturating_sub(rate.burst_us))
+    }
+
+    /// Takes one token if there is one; never goes into debt.
+    pub(super) fn take_one(&mut self, now_us: u64, rate: Rate) -> bool {
+        let full_at_us = self.full_at_us.max(now_us) + rate.us_per_frame;
+        let fits = full_at_us - now_us <= rate.burst_us;
+        if fits {
+            self.full_at_us = full_at_us;
+        }
+        fits
+    }
+
+    /// A place in a line that moves at the rate: how long until its turn, at most `longest`.
+    pub(super) fn line_up(&mut self, now_us: u64, rate: Rate, longest: Duration) -> Duration {
+        let end_us = now_us + longest.as_micros() as u64;
+        self.full_at_us = (self.full_at_us.max(now_us) + rate.us_per_frame).min(end_us);
+        Duration::from_micros(self.full_at_us - now_us)
     }
 }
 

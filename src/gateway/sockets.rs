@@ -6,20 +6,26 @@
 //! only: none while all clients are healthy. The price is that a deadline is up to one tick late.
 //! Must know nothing of users or protocols.
 
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::address::{self, Household, Households, Network};
 use super::codec::Limits;
 use super::connection::{Connection, Peer};
+use super::handshake::Refusal;
 use super::rate::Rate;
 use super::socket::Socket;
+use super::turnstile::Turnstile;
 use crate::clock::Clock;
 use crate::metrics::gateway::GatewayMetrics;
 
@@ -45,6 +51,12 @@ pub struct SocketSettings {
     pub close_timeout: Duration,
     /// WebSockets open at a time.
     pub max_sockets: usize,
+    /// Of these, from one address (IPv6: from one /64); 0: as many as there are.
+    pub max_sockets_per_address: u32,
+    /// WebSockets a second that are let in, and as many at once after a quiet second; 0: as many as come.
+    pub accept_rate: u32,
+    /// Proxies that are believed about where a client is.
+    pub trusted_proxies: Vec<Network>,
     /// How often deadlines are looked at.
     pub sweep_every: Duration,
 }
@@ -60,6 +72,9 @@ impl Default for SocketSettings {
             write_timeout: Duration::from_secs(10),
             close_timeout: Duration::from_secs(3),
             max_sockets: 100_000,
+            max_sockets_per_address: 0,
+            accept_rate: 0,
+            trusted_proxies: Vec::new(),
             sweep_every: Duration::from_millis(250),
         }
     }
@@ -85,13 +100,24 @@ pub(super) struct Shared {
     stop: CancellationToken,
     start: Instant,
     open: AtomicUsize,
+    /// Empty unless `max_sockets_per_address` is set.
+    households: Households,
+    /// `None`: as many as come are let in.
+    turnstile: Option<Mutex<Turnstile>>,
     /// Sockets with a deadline. At most one entry a socket, so bounded by `max_sockets`.
     listed: Mutex<Vec<Weak<Socket>>>,
 }
 
 /// The right to one open socket, given back on drop.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Shared>);
+pub(super) struct Place {
+    /// `None` once it was handed over.
+    shared: Option<Arc<Shared>>,
+    household: Option<Household>,
+}
+
+/// When whoever found no room may come back, in seconds: any of these, so that they do not come back as one.
+const RETRY_AFTER_S: RangeInclusive<u32> = 5..=10;
 
 impl Sockets {
     /// Ready for sockets; starts the ticker. From `stop` on no socket is added; those that are
@@ -106,6 +132,7 @@ impl Sockets {
     ) -> Self {
         let shared = Arc::new(Shared {
             rate: Rate::new(settings.frames_per_second, settings.frame_burst),
+            turnstile: (settings.accept_rate > 0).then(|| Mutex::new(Turnstile::new(settings.accept_rate))),
             settings,
             clock,
             metrics,
@@ -113,6 +140,7 @@ impl Sockets {
             stop,
             start: Instant::now(),
             open: AtomicUsize::new(0),
+            households: Households::default(),
             listed: Mutex::default(),
         });
         tracker.spawn(tick(shared.clone()));
@@ -132,14 +160,40 @@ impl Sockets {
         &self.shared.tracker
     }
 
-    /// A place for one more socket, unless all are taken or the node stops.
-    pub(super) fn reserve(&self) -> Option<Place> {
+    /// A place for one more socket from `address`.
+    ///
+    /// # Errors
+    /// All places are taken, or those of the address, or it is not its turn, or the node stops.
+    pub(super) fn reserve(&self, address: IpAddr) -> Result<Place, Refusal> {
+        let Shared { settings, clock, .. } = &*self.shared;
+        let retry_after_s = clock.random_range(RETRY_AFTER_S);
         // Counted first and then looked at: the ticker, which looks in the other order, cannot
         // end while a place is given away.
         let before = self.shared.open.fetch_add(1, Ordering::SeqCst);
-        let place = Place(self.shared.clone());
-        let free = before < self.shared.settings.max_sockets && !self.shared.stop.is_cancelled();
-        free.then_some(place)
+        let mut place = Place { shared: Some(self.shared.clone()), household: None };
+        if before >= settings.max_sockets || self.shared.stop.is_cancelled() {
+            return Err(Refusal::Full { retry_after_s });
+        }
+        let limit = settings.max_sockets_per_address;
+        if limit > 0 {
+            let household = Household::of(address);
+            if !self.shared.households.enter(household, limit) {
+                return Err(Refusal::Address { limit, retry_after_s });
+            }
+            place.household = Some(household);
+        }
+        // Last, so that who is refused for another reason takes nobody's turn.
+        self.shared.enter().map_err(|wait| {
+            let wait_s = u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+            // Later by chance, never sooner: many are told the same second.
+            Refusal::Rate { retry_after_s: clock.random_range(wait_s..=wait_s + wait_s / 4 + 1) }
+        })?;
+        Ok(place)
+    }
+
+    /// Where the client of a request is, that `peer` made or passed on.
+    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        address::client(peer, headers, &self.shared.settings.trusted_proxies)
     }
 
     /// Starts a socket in a task of its own. `first` is what was read behind the handshake.
@@ -169,6 +223,20 @@ impl Shared {
         self.now() + wait.as_millis() as u64
     }
 
+    /// Gives a place back.
+    pub(super) fn leave(&self, household: Option<Household>) {
+        if let Some(household) = household {
+            self.households.leave(household);
+        }
+        self.open.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn enter(&self) -> Result<(), Duration> {
+        let Some(turnstile) = &self.turnstile else { return Ok(()) };
+        // Two numbers, which a panic cannot leave half-way.
+        turnstile.lock().unwrap_or_else(PoisonError::into_inner).enter(self.now_us())
+    }
+
     /// Has the ticker look at `socket` until it has no deadline.
     pub(super) fn list(&self, socket: Weak<Socket>) {
         self.listed().push(socket);
@@ -193,9 +261,19 @@ impl Shared {
     }
 }
 
+impl Place {
+    /// To a connection, which knows what is shared already, and must [leave](Shared::leave) with what this returns.
+    pub(super) fn hand_over(mut self) -> Option<Household> {
+        self.shared = None;
+        self.household.take()
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::SeqCst);
+        if let Some(shared) = &self.shared {
+            shared.leave(self.household);
+        }
     }
 }
 

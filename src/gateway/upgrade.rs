@@ -107,7 +107,9 @@ where
 fn admit(sockets: &Sockets, request: &Request) -> Result<(HeaderValue, OnUpgrade, Place), Refusal> {
     let accept = handshake::check(request.version, &request.headers)?;
     let on_upgrade = request.on_upgrade.clone().ok_or(Refusal::NotAnUpgrade)?;
-    let place = sockets.reserve().ok_or(Refusal::Full)?;
+    // The accept loop puts it there, as it does the version, without which nothing gets here.
+    let peer = request.remote.ok_or(Refusal::NotAnUpgrade)?;
+    let place = sockets.reserve(sockets.client(peer.ip(), &request.headers))?;
     Ok((accept, on_upgrade, place))
 }
 

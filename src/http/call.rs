@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
@@ -20,7 +20,8 @@ use warp::Filter;
 use warp::reply::Response;
 
 use super::problem::{Answer, Problem};
-use super::{State, body};
+use super::{State, allowance, body};
+use crate::domain::PublisherId;
 use crate::metrics::http::{HttpMetrics, RequestLabels, RouteLabels};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -38,6 +39,8 @@ pub(super) struct Call {
     pub(super) query: String,
     /// How much longer than others the answer may take, because the client wants to wait.
     pub(super) patience: Duration,
+    /// The publisher that asks, once it has shown who it is.
+    pub(super) publisher: OnceLock<PublisherId>,
     request_id: String,
 }
 
@@ -57,6 +60,7 @@ pub(super) fn call(
             headers,
             query,
             patience: Duration::ZERO,
+            publisher: OnceLock::new(),
             request_id,
         }
     })
@@ -153,6 +157,7 @@ impl Call {
         if let Ok(id) = HeaderValue::from_str(&self.request_id) {
             headers.insert(REQUEST_ID, id);
         }
+        allowance::tell(self, headers);
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         // Answers are about one person or moment; assets say otherwise themselves.
         headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

@@ -14,6 +14,7 @@
 //! | `health`, `admin` | the admin listener |
 
 mod admin;
+mod allowance;
 mod bearer;
 mod body;
 mod call;

@@ -9,7 +9,8 @@ use prometheus_client::registry::Registry;
 /// How a handshake ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct HandshakeLabels {
-    /// `accepted`, `malformed`, `version`, `full`, `rejected` (by authentication) or `lost`.
+    /// `accepted`, `malformed`, `version`, `full`, `address` (as many as may come from one), `rate` (more
+    /// a second than are let in), `rejected` (by authentication) or `lost`.
     pub outcome: &'static str,
 }
 

@@ -281,6 +281,9 @@ impl Node {
             },
             write_timeout: gateway.write_deadline,
             max_sockets: self.config.http.max_connections,
+            max_sockets_per_address: self.config.http.max_connections_per_address,
+            accept_rate: self.config.http.accept_rate,
+            trusted_proxies: self.config.http.trusted_proxies.clone(),
             ..SocketSettings::default()
         }
     }

@@ -70,6 +70,8 @@ fn everything_that_is_wrong_is_listed_at_once_with_its_limit() {
         [http]
         listen = "localhost"
         max_connections = 0
+        max_connections_per_address = -1
+        trusted_proxies = ["127.0.0.1", "10.0.0.1/8"]
         lisen = "127.0.0.1:1"
         [gateway]
         heartbeat_ms = 40000
@@ -95,6 +97,9 @@ fn everything_that_is_wrong_is_listed_at_once_with_its_limit() {
         "presence.pool: there is no such key; config/default.toml lists all",
         "http.listen: must be ADDRESS:PORT, such as 127.0.0.1:8080; got \"localhost\"",
         "http.max_connections: must be a whole number, 1-1000000; got 0",
+        "http.max_connections_per_address: must be a whole number, 0-1000000; got -1",
+        "http.trusted_proxies: must be a list of addresses or networks, such as 10.0.0.0/8; \
+         got [127.0.0.1, 10.0.0.1/8]",
         "http.demo: must be \"auto\" or \"on\" or \"off\"; got \"1\"",
         "broker.heartbeat_ms: must be whole seconds in milliseconds, 1000-600000; got 1500",
         "inbox.url: must be sqlite://PATH or postgres://user:password@host:port/database",

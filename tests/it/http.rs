@@ -1,6 +1,7 @@
 //! The HTTP endpoints over real listeners, on the embedded twins.
 
 mod admin;
+mod allowance;
 mod dead_letters;
 mod inbox;
 mod outcomes;

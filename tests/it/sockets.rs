@@ -2,6 +2,7 @@
 //!
 //! Deadlines are shortened by settings; every wait of a test has a deadline of its own.
 
+mod admission;
 mod client;
 mod descriptors;
 mod handshakes;

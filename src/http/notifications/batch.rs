@@ -23,6 +23,7 @@ use super::{check_key, publisher, word};
 use crate::auth::Publisher;
 use crate::domain::NotificationId;
 use crate::http::State;
+use crate::http::allowance;
 use crate::http::body::{self, check_type};
 use crate::http::call::{Call, call, json, with_body};
 use crate::http::problem::{Answer, Problem};
@@ -95,6 +96,7 @@ async fn batch(call: Arc<Call>, publisher: Publisher, bytes: Bytes) -> Answer {
         let detail = format!("notifications must have 1..={MAX_ITEMS} items; got {count}");
         return Err(Problem::invalid("invalid_request", detail));
     }
+    allowance::take(&call, &publisher, u32::try_from(count).unwrap_or(u32::MAX))?;
     let items = batch.notifications.into_iter().map(|item| one(&call.state, publisher.clone(), item));
     Ok(json(StatusCode::OK, &Shape { results: join_all(items).await }))
 }

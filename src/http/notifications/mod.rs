@@ -31,6 +31,7 @@ use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
 use super::State;
+use super::allowance;
 use super::bearer::bearer;
 use super::body::check_type;
 use super::call::{Call, call, json, with_body};
@@ -82,14 +83,20 @@ async fn admit(call: Arc<Call>) -> Result<Head, Problem> {
     check_type(&call.headers)?;
     query::pairs(&call.query, &[])?;
     let wait = (!call.patience.is_zero()).then(|| (call.patience, Instant::now() + call.patience));
-    Ok(Head { publisher, idempotency_key: idempotency_key(&call.headers)?, wait })
+    let idempotency_key = idempotency_key(&call.headers)?;
+    // Before the body is read.
+    allowance::take(&call, &publisher, 1)?;
+    Ok(Head { publisher, idempotency_key, wait })
 }
 
 /// The publisher whose key or token came.
 pub(super) async fn publisher(call: &Call) -> Result<Publisher, Problem> {
     let credential = bearer(&call.headers, "a publisher's key")?;
     let state = &call.state;
-    Ok(state.publishers.authenticate_or_learn(credential, || state.clock.now()).await?)
+    let publisher = state.publishers.authenticate_or_learn(credential, || state.clock.now()).await?;
+    // The first: there is one credential.
+    let _ = call.publisher.set(publisher.id.clone());
+    Ok(publisher)
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {

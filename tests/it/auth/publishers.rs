@@ -21,6 +21,7 @@ fn publisher(name: &str, keys: &[&Secret], limits: Limits) -> PublisherSettings 
         key_hashes: keys.iter().map(|key| KeyHash::of(key.expose())).collect(),
         amqp_user: Some(format!("amqp-{name}")),
         limits,
+        rate: None,
     }
 }
 

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use fanfare::auth::{
-    AdminSettings, Admins, Algorithm, Grant, KeyHash, KeySettings, Limits, PublisherSettings, Publishers,
-    Secret, SigningKey, TokenSettings, UserClaims, UserTokens,
+    AdminSettings, Admins, Algorithm, Grant, KeyHash, KeySettings, Limits, PublishRate, PublisherSettings,
+    Publishers, Secret, SigningKey, TokenSettings, UserClaims, UserTokens,
 };
 use fanfare::broker::embedded::EmbeddedBus;
 use fanfare::broker::{Broker, Health};
 use fanfare::clock::Clock;
 use fanfare::delivery::outlet::{Flow, Outlet};
-use fanfare::delivery::{self, Attach, Delivery};
+use fanfare::delivery::{self, Attach, Crowd, Delivery, OverLimit};
 use fanfare::domain::{DeviceId, NodeId, PublisherId, Seq, Stream, TopicName, UserId};
 use fanfare::gateway::accept::{AcceptSettings, Lifetime, serve};
 use fanfare::http::{Check, Demo, Readiness, Settings, State, admin_routes, client_routes};
@@ -42,6 +42,8 @@ use crate::support::{DEADLINE, within};
 
 /// May publish to everybody.
 pub const KEY: &str = "ffk_shop_000000000000000000000000000000000000000000000001";
+/// May publish to everybody, five at once and one a second.
+pub const SLOW_KEY: &str = "ffk_slow_000000000000000000000000000000000000000000000003";
 /// May publish to user `bob` only.
 pub const LIMITED_KEY: &str = "ffk_desk_000000000000000000000000000000000000000000000002";
 pub const ADMIN: &str = "ffa_000000000000000000000000000000000000000000000003";
@@ -263,15 +265,21 @@ fn tokens() -> UserTokens {
 }
 
 fn publishers(tokens: &Arc<UserTokens>) -> Publishers {
-    let publisher = |id: &str, key: &str, limits| PublisherSettings {
+    let publisher = |id: &str, key: &str, limits, rate| PublisherSettings {
         id: PublisherId::new(id).expect("an id"),
         key_hashes: vec![KeyHash::of(key)],
         amqp_user: None,
         limits,
+        rate,
     };
     let bob = "bob".parse().expect("a pattern");
     let limits = Limits { users: Some(vec![bob]), topics: None, everyone: None };
-    let all = vec![publisher("shop", KEY, Limits::default()), publisher("desk", LIMITED_KEY, limits)];
+    let slow = PublishRate { per_second: 1, burst: 5 };
+    let all = vec![
+        publisher("shop", KEY, Limits::default(), None),
+        publisher("desk", LIMITED_KEY, limits, None),
+        publisher("slow", SLOW_KEY, Limits::default(), Some(slow)),
+    ];
     Publishers::new(all, None, Arc::clone(tokens))
 }
 
@@ -389,6 +397,7 @@ fn delivery_settings() -> delivery::Settings {
         gap_grace: Duration::from_millis(5),
         cursor_flush: Duration::from_secs(1),
         max_topics: 100,
+        crowd: Crowd { limit: 64, over_limit: OverLimit::DisplaceOldest },
         rules: Rules::SOUND,
     }
 }

@@ -39,6 +39,7 @@ pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+#[derive(Debug)]
 pub(crate) struct Client {
     stream: TcpStream,
     unread: Vec<u8>,
@@ -78,6 +79,14 @@ impl Client {
         let _ = self.stream.write_all(bytes).await;
     }
 
+    /// Whether what comes next begins with `text`; it is still to be read.
+    pub(crate) async fn peeks(&mut self, text: &str) -> bool {
+        while self.unread.len() < text.len() {
+            assert!(self.fill().await, "ended before {text:?}");
+        }
+        self.unread.starts_with(text.as_bytes())
+    }
+
     /// The head of an HTTP response.
     pub(crate) async fn head(&mut self) -> String {
         loop {
@@ -91,6 +100,11 @@ impl Client {
 
     /// Reads an HTTP response with a length, whole.
     pub(crate) async fn skip_response(&mut self) {
+        let _ = self.response().await;
+    }
+
+    /// An HTTP response with a length: its head in lower case, and its body.
+    pub(crate) async fn response(&mut self) -> (String, String) {
         let head = self.head().await.to_ascii_lowercase();
         let length = head.split("content-length: ").nth(1);
         let length = length.and_then(|rest| rest.split("\r\n").next());
@@ -98,7 +112,8 @@ impl Client {
         while self.unread.len() < length {
             assert!(self.fill().await, "ended in the body");
         }
-        self.unread.drain(..length);
+        let body = self.unread.drain(..length).collect();
+        (head, String::from_utf8(body).expect("a text"))
     }
 
     /// The next frame: its first byte and its payload.

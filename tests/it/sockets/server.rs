@@ -117,14 +117,19 @@ impl Server {
         socket.await.expect("a socket in time").expect("it runs")
     }
 
-    /// Waits until no socket's task is left.
-    pub(crate) async fn has_no_sockets(&self) {
+    /// Waits until no more than `count` sockets' tasks are left.
+    pub(crate) async fn has_sockets(&self, count: usize) {
         let gone = async {
-            while self.sockets.open() > 0 {
+            while self.sockets.open() > count {
                 tokio::task::yield_now().await;
             }
         };
         timeout(PATIENCE, gone).await.expect("sockets end in time");
+    }
+
+    /// Waits until no socket's task is left.
+    pub(crate) async fn has_no_sockets(&self) {
+        self.has_sockets(0).await;
         assert_eq!(self.metrics.sockets.get(), 0);
     }
 
