@@ -1,8 +1,8 @@
 //! Who somebody is and what they may do: user tokens, publishers, administrators.
 //!
-//! Owns the keys and their comparison. It never reads a clock, a file or a socket: the time
-//! is an argument, keys come as text. Only a token of an unknown `kid` waits, for keys that others fetch. No error, log line or `Debug` from here holds a token
-//! or a secret.
+//! Owns the keys and their comparison. It never reads a clock, a file or a socket: the time is an
+//! argument, keys come as text. Only a token of an unknown `kid` waits, for keys that others fetch. No
+//! error, log line or `Debug` from here holds a token or a secret.
 
 mod admin;
 mod allowance;

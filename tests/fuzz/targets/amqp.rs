@@ -50,6 +50,7 @@ static PUBLISHERS: LazyLock<Publishers> = LazyLock::new(|| {
         key_hashes: vec![],
         amqp_user: amqp_user.map(str::to_owned),
         limits: Limits::default(),
+        rate: None,
     };
     let settings = TokenSettings { keys: vec![], issuer: None, audience: vec![], leeway: Duration::ZERO };
     let tokens = UserTokens::new(settings).expect("no keys, none wrong");
