@@ -14,7 +14,6 @@ use super::outlet::Outlet;
 use crate::auth::UserClaims;
 use crate::domain::{ConnectionId, Stream, TopicName, UnixMillis};
 use crate::inbox::{InboxError, Open, Opened, Resume, Unread};
-use crate::presence::Member;
 use crate::session::{Next, Place, Session};
 use crate::wire::client::ResumeAt;
 use crate::wire::server::{self, ErrorCode, StreamState, Welcome};
@@ -51,9 +50,6 @@ pub enum AttachError {
     /// The user has as many devices as allowed.
     #[error("a user may have at most {0} devices")]
     TooManyDevices(u32),
-    /// The user has as many connections as allowed.
-    #[error("a user may have at most {0} connections")]
-    TooManyConnections(usize),
     /// The node is stopping.
     #[error("the node is draining")]
     Draining,
@@ -71,11 +67,7 @@ impl AttachError {
         match self {
             Self::TopicForbidden(_) => Some(ErrorCode::TopicForbidden),
             Self::TooManyTopics { .. } => Some(ErrorCode::TooManyTopics),
-            Self::TooManyDevices(_)
-            | Self::TooManyConnections(_)
-            | Self::Draining
-            | Self::Unavailable(_)
-            | Self::Ended => None,
+            Self::TooManyDevices(_) | Self::Draining | Self::Unavailable(_) | Self::Ended => None,
         }
     }
 
@@ -84,7 +76,6 @@ impl AttachError {
         match self {
             Self::TopicForbidden(_) | Self::TooManyTopics { .. } => CloseCode::InvalidFrame,
             Self::TooManyDevices(_) => CloseCode::TooManyDevices,
-            Self::TooManyConnections(_) => CloseCode::TooManyConnections,
             Self::Draining => CloseCode::Draining,
             Self::Unavailable(_) => CloseCode::Unavailable,
             Self::Ended => CloseCode::Normal,
@@ -117,12 +108,7 @@ impl Delivery {
             return Err(AttachError::Draining);
         }
         self.register(&connection, &streams);
-        let others = self.announce(&connection, &streams).await;
-        let degraded = self.is_degraded();
-        if let Err(error) = self.find_room(&connection, &others) {
-            self.detach(&connection);
-            return Err(error);
-        }
+        let degraded = self.announce(&connection, &streams).await;
         let opened = match self.open(&connection, &streams, &resume).await {
             Ok(opened) => opened,
             Err(error) => {
@@ -136,7 +122,6 @@ impl Delivery {
             self.keeper.withdraw(connection.member(&self.node));
             return Err(AttachError::Ended);
         }
-        self.displace_oldest(&connection, &others);
         self.pulse.expires(expires_at, connection.id);
         self.metrics.attached.inc();
         self.metrics.attach_seconds.observe(started.elapsed().as_secs_f64());
@@ -198,9 +183,8 @@ impl Delivery {
     }
 
     /// Announces the connection and its topics, and waits for presence to say so. Without presence the
-    /// connection is served all the same: this node is blind then, and says so. Returns the user's other connections,
-    /// as far as presence knows them.
-    async fn announce(self: &Arc<Self>, connection: &Arc<Connection>, streams: &[Stream]) -> Vec<Member> {
+    /// connection is served all the same: this node is blind then, and says so. Returns whether it is degraded.
+    async fn announce(self: &Arc<Self>, connection: &Arc<Connection>, streams: &[Stream]) -> bool {
         let member = connection.member(&self.node);
         let topics = streams.iter().filter_map(|stream| match stream {
             Stream::Topic(topic) => Some(topic.clone()),
@@ -214,25 +198,18 @@ impl Delivery {
             }
         };
         let (announced, routed) = tokio::join!(self.announces.call(0, member), routes);
-        let others = match announced {
+        match announced {
             Ok(Ok(others)) => {
                 self.keeper.came(&connection.user);
-                self.displace_elsewhere(connection, others.clone());
-                others
+                self.displace_elsewhere(connection, others);
             }
-            Ok(Err(error)) => {
-                self.go_blind(&error);
-                Vec::new()
-            }
-            Err(_) => {
-                self.go_blind(&"too many announces are waiting");
-                Vec::new()
-            }
-        };
+            Ok(Err(error)) => self.go_blind(&error),
+            Err(_) => self.go_blind(&"too many announces are waiting"),
+        }
         if let Err(error) = routed {
             self.go_blind(&error);
         }
-        others
+        self.is_degraded()
     }
 
     pub(super) async fn open(

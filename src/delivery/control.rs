@@ -37,7 +37,6 @@ impl Delivery {
     fn answer_ask(&self, ask: &Ask) -> Answer {
         match ask {
             Ask::Displace { connection } => self.end_connection(connection, CloseCode::Displaced),
-            Ask::Crowd { connection } => self.end_connection(connection, CloseCode::TooManyConnections),
             Ask::Close { connection } => self.end_connection(connection, CloseCode::ClosedByOperator),
             Ask::Remove { user, device } => self.remove(user, device.as_ref()),
             Ask::Connections { user, limit } => {

@@ -37,10 +37,7 @@ impl Delivery {
             }
             match other.connection > connection.id {
                 true => self.give_way(connection, other),
-                false => {
-                    let ask = Ask::Displace { connection: other.connection.to_string() };
-                    self.ask_to_end(connection, other, ask);
-                }
+                false => self.ask_to_displace(connection, other),
             }
         }
     }
@@ -61,10 +58,10 @@ impl Delivery {
         });
     }
 
-    /// Has the node of `other` end it for `connection`.
-    pub(super) fn ask_to_end(self: &Arc<Self>, connection: &Arc<Connection>, other: Member, ask: Ask) {
+    fn ask_to_displace(self: &Arc<Self>, connection: &Arc<Connection>, other: Member) {
         let (delivery, connection) = (Arc::clone(self), Arc::clone(connection));
         self.tracker.spawn(async move {
+            let ask = Ask::Displace { connection: other.connection.to_string() };
             // A connection that has ended meanwhile displaces nobody.
             delivery.ask_until(&other, &ask, || connection.has_ended()).await;
         });

@@ -27,7 +27,6 @@
 mod attach;
 mod connection;
 mod control;
-mod crowd;
 mod cursors;
 mod displace;
 mod drain;
@@ -67,7 +66,6 @@ use crate::session::{Rules, Window};
 
 pub use attach::{Attach, AttachError};
 pub use connection::Connection;
-pub use crowd::{Crowd, OverLimit};
 pub use drain::DrainReport;
 pub use keeper::Watcher;
 
@@ -96,8 +94,6 @@ pub struct Settings {
     pub cursor_flush: Duration,
     /// How many topics a connection may follow.
     pub max_topics: usize,
-    /// How many connections a user may have.
-    pub crowd: Crowd,
     /// The rules that hold ([`Rules::SOUND`] but in simulations).
     pub rules: Rules,
 }

@@ -53,7 +53,6 @@ close_codes! {
     HelloExpected = 4503, "hello_expected", "No hello arrived within 8 seconds.";
     TooManyDevices = 4504, "too_many_devices", "The user has as many devices as allowed.";
     Removed = 4505, "removed", "This device was removed, or its user was erased.";
-    TooManyConnections = 4506, "too_many_connections", "The user has as many other connections as allowed.";
 }
 
 impl CloseCode {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fanfare::auth::{TokenSettings, UserTokens};
 use fanfare::clock::Clock;
-use fanfare::delivery::{self, Crowd, Delivery, OverLimit, Parts};
+use fanfare::delivery::{self, Delivery, Parts};
 use fanfare::domain::NodeId;
 use fanfare::inbox::Inbox;
 use fanfare::metrics::Metrics;
@@ -196,7 +196,6 @@ fn settings(shared: &Shared) -> delivery::Settings {
         gap_grace: Duration::from_millis(15),
         cursor_flush: Duration::from_secs(2),
         max_topics: 8,
-        crowd: Crowd { limit: 64, over_limit: OverLimit::DisplaceOldest },
         rules: shared.plan.rules,
     }
 }
