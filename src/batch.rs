@@ -2,7 +2,7 @@
 //!
 //! Owns the queue in front of one costly call (a commit, an announce, a first read) and the
 //! tasks that drain it. Nothing waits when the system is idle: a lone item is a group of one.
-//! Under load a group may linger a moment, as a larger one costs less for each ([`Shape::linger`]).
+//! Under load, and once after it, a group may linger a moment: a larger one costs less for each ([`Shape::linger`]).
 //! It must never retry: what a group's failure means is for the callers to say.
 
 use std::future::Future;

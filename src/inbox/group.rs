@@ -9,6 +9,9 @@ use crate::metrics::inbox::InboxMetrics;
 
 /// The longest idempotency key, in bytes.
 const MAX_KEY_BYTES: usize = 255;
+/// How many recipients a commit has at most, unless one item has more: what takes longer than a statement may take would
+/// fail for all of them, and again as a whole.
+const MAX_RECIPIENTS: usize = 10_000;
 
 /// A store that commits groups.
 pub(super) trait Commit: Sync {
@@ -33,7 +36,8 @@ pub(super) async fn append(
         .collect();
     let sound = (0..group.len()).filter(|place| answers[*place].is_ok());
     // A stack whose top is the earliest part, so that seqs grow in group order.
-    let mut parts = vec![sound.collect::<Vec<_>>()];
+    let mut parts = in_parts(group, sound);
+    parts.reverse();
     let mut down: Option<Failure> = None;
     while let Some(mut part) = parts.pop() {
         if part.is_empty() {
@@ -70,6 +74,23 @@ pub(super) async fn append(
     }
     count(metrics, &answers);
     answers.into_iter().map(|answer| answer.map_err(|failure| failure.to_error())).collect()
+}
+
+/// The places in parts of at most [`MAX_RECIPIENTS`], in their order.
+fn in_parts(group: &[Append], places: impl Iterator<Item = usize>) -> Vec<Vec<usize>> {
+    let (mut parts, mut recipients) = (vec![Vec::new()], 0);
+    for place in places {
+        let more = group[place].recipients.len();
+        let last = parts.last_mut().expect("one to begin with");
+        if last.is_empty() || recipients + more <= MAX_RECIPIENTS {
+            last.push(place);
+            recipients += more;
+        } else {
+            parts.push(vec![place]);
+            recipients = more;
+        }
+    }
+    parts
 }
 
 /// What both stores refuse alike. PostgreSQL's text has no NUL.

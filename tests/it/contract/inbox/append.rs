@@ -20,6 +20,7 @@ cases!(
     a_bad_item_does_not_fail_the_others,
     an_item_for_nobody_is_refused,
     a_group_of_512_items_is_taken,
+    a_group_for_more_recipients_than_one_commit_takes_keeps_its_order,
 );
 
 async fn a_stream_counts_from_one_in_the_order_of_its_group(store: &Store) {
@@ -185,4 +186,14 @@ async fn a_sqlite_file_keeps_everything_when_it_is_opened_again() {
 #[tokio::test]
 async fn postgres_keeps_everything_when_it_is_opened_again() {
     survives_reopening(Store::postgres().await).await;
+}
+
+async fn a_group_for_more_recipients_than_one_commit_takes_keeps_its_order(store: &Store) {
+    let everybody: Vec<_> = (0..4_000).map(|number| to(&own(&format!("user-{number}")))).collect();
+    let group = (0..3).map(|_| item_for(everybody.clone())).collect();
+    for (seq, answer) in (1..).zip(store.inbox.append(group).await) {
+        let places = places(answer);
+        assert_eq!(places.len(), 4_000);
+        assert!(places.iter().all(|place| place.seq == Seq(seq)));
+    }
 }

@@ -1,11 +1,14 @@
 //! PostgreSQL plans once a connection, and does so while the tables are small and nothing is known of them: what is
 //! asked for by key must be looked up by key all the same.
 
+use std::time::Duration;
+
 use fanfare::domain::Seq;
 use fanfare::inbox::{Cursor, Delivered, Open};
 use sqlx::{Connection, PgConnection, Row};
 
 use super::store::*;
+use crate::support::eventually;
 
 /// How many users there are.
 const USERS: usize = 1_000;
@@ -65,7 +68,10 @@ async fn read_in_sequence(url: &str) -> Vec<(String, i64)> {
     let mut connection = PgConnection::connect(url).await.expect("PostgreSQL");
     let others = "select count(*) from pg_stat_activity
         where application_name = 'lookups' and pid <> pg_backend_pid()";
-    while sqlx::query_scalar::<_, i64>(others).fetch_one(&mut connection).await.expect("a count") > 0 {}
+    eventually(Duration::from_secs(10), "the inbox's connections have ended", async || {
+        sqlx::query_scalar::<_, i64>(others).fetch_one(&mut connection).await.expect("a count") == 0
+    })
+    .await;
     let tables = "select relname::text, seq_tup_read from pg_stat_user_tables
         where schemaname = current_schema() and relname in ('streams', 'bodies', 'entries', 'cursors', 'devices') order by relname";
     let rows = sqlx::query(tables).fetch_all(&mut connection).await.expect("statistics");
