@@ -89,6 +89,24 @@ async fn a_connection_is_displaced_listed_and_closed_from_the_other_node() {
     assert_eq!(operator.delete(&path).await.0, 404);
 }
 
+/// Waits until whoever connects is the later one in any node's measure of Redis' time.
+async fn redis_goes_on(cluster: &TestCluster) {
+    let url = cluster.nodes[0].settings.presence_url.clone().expect("a cluster has Redis");
+    let mut redis = redis::Client::open(url)
+        .expect("a Redis URL")
+        .get_multiplexed_async_connection()
+        .await
+        .expect("Redis answers");
+    let mut began = None;
+    eventually(DEADLINE, "Redis' time goes on", async || {
+        let (seconds, micros): (u64, u64) =
+            redis::cmd("TIME").query_async(&mut redis).await.expect("Redis knows the time");
+        let now = Duration::from_secs(seconds) + Duration::from_micros(micros);
+        now >= *began.get_or_insert(now) + Duration::from_millis(100)
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_hello_that_comes_late_displaces_no_connection_that_was_made_after_it() {
     let cluster = TestCluster::start().await;
@@ -97,6 +115,7 @@ async fn a_hello_that_comes_late_displaces_no_connection_that_was_made_after_it(
         let token = cluster.credentials.user_token(user);
         let early = TestClient::dial(&cluster.nodes[node].ws_url(), &token).await;
         let mut early = early.expect("an upgrade");
+        redis_goes_on(&cluster).await;
         let mut later = TestClient::connect(&cluster.nodes[1].ws_url(), &token, hello.clone()).await;
         later.expect_welcome().await;
         early.hello(hello.clone()).await.expect("it is open");

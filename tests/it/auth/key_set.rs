@@ -225,7 +225,7 @@ async fn a_token_waits_for_one_deadline_at_most_and_known_keys_do_not_wait() {
     server.fall_silent();
     let began = Instant::now();
     let (refused, verified) = tokio::join!(rig.verify(&unknown), async {
-        eventually(DEADLINE, "the fetch is under way", async || server.requests() == 2).await;
+        eventually(DEADLINE, "the fetch is under way", async || server.requests() >= 2).await;
         rig.tokens.verify(&known, NOW).is_ok() && began.elapsed() < timeout
     });
     assert_eq!(refused, Err("invalid_token"));

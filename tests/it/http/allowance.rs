@@ -29,7 +29,7 @@ async fn beyond_its_rate_a_publisher_is_told_when_to_come_back_and_others_are_no
     let first = publish(&rig, SLOW_KEY).await;
     assert_eq!(first.status, 202, "{}", first.json);
     assert_eq!(first.header("ratelimit-policy"), Some("\"publisher\";q=5;w=5"));
-    assert_eq!(left(&first), 4);
+    assert!((4..=5).contains(&left(&first)), "a second may have passed: {}", left(&first));
     // On a slow machine some more come in; twenty would take 15 s.
     let mut accepted = 1;
     let refused = loop {
@@ -42,7 +42,7 @@ async fn beyond_its_rate_a_publisher_is_told_when_to_come_back_and_others_are_no
     };
     assert!(accepted >= 5, "{accepted}");
     refused.is_problem(429, "rate_limited", "1 notifications a second");
-    assert_eq!(left(&refused), 0);
+    assert!(left(&refused) <= 1, "{}", left(&refused));
     let retry_after: u32 = refused.header("retry-after").and_then(|text| text.parse().ok()).expect("seconds");
     assert!((1..=2).contains(&retry_after), "{retry_after}");
     let metrics = rig.operate(Method::GET, "/metrics").send().await.expect("an answer");
@@ -60,8 +60,9 @@ async fn a_batch_counts_its_items_and_reading_counts_nothing() {
     let presence = rig.ask(Method::GET, "/v1/presence?user=alice").bearer_auth(SLOW_KEY);
     assert_eq!(left(&got(presence).await), 5);
     let four = batch(&rig, 4).await;
-    assert_eq!((four.status, left(&four)), (200, 1));
-    // A full bucket lets it in; this one has one or two.
+    assert_eq!(four.status, 200);
+    assert!((1..=3).contains(&left(&four)), "{}", left(&four));
+    // A full bucket lets it in; this one has a few.
     let many = batch(&rig, 100).await;
     many.is_problem(429, "rate_limited", "got 100");
     let refused: u32 = many.header("retry-after").and_then(|text| text.parse().ok()).expect("seconds");

@@ -63,10 +63,10 @@ async fn a_slow_handshake_is_cut() {
 async fn a_handshake_that_trickles_in_is_cut_as_well() {
     let accept = AcceptSettings { header_timeout: Duration::from_millis(200), ..AcceptSettings::default() };
     let server = Server::start_with(SocketSettings::default(), accept).await;
+    let start = Instant::now();
     let mut client = Client::open(server.address).await;
     let request = client::handshake(&format!("X-Slow: {}\r\n", "a".repeat(1000)));
     let mut ticks = tokio::time::interval(Duration::from_millis(10));
-    let start = Instant::now();
     // All of it would take over ten seconds.
     for byte in request.bytes() {
         ticks.tick().await;
