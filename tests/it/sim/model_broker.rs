@@ -40,13 +40,19 @@ struct Way {
     to: NodeId,
 }
 
+/// What nodes know of the broker.
+struct Healths {
+    now: Health,
+    told: Vec<watch::Sender<Health>>,
+}
+
 /// What all nodes are connected to. Clones are the same exchange.
 #[derive(Clone)]
 pub struct Exchange {
     stage: Stage,
     plan: Plan,
     inner: Arc<Mutex<Inner>>,
-    health: watch::Sender<Health>,
+    health: Arc<Mutex<Healths>>,
     /// The memory alarm: nothing goes through while this is on.
     alarm: Freezer,
 }
@@ -57,7 +63,7 @@ impl Exchange {
             stage,
             plan,
             inner: Arc::default(),
-            health: watch::Sender::new(Health::Up),
+            health: Arc::new(Mutex::new(Healths { now: Health::Up, told: Vec::new() })),
             alarm: Freezer::new(),
         }
     }
@@ -92,11 +98,8 @@ impl Exchange {
         let health = if away { Health::Down } else { Health::Up };
         match self.plan.plant {
             Plant::SilentOutage => {}
-            Plant::UnnoticedOutage if away => drop(self.health.send_if_modified(|now| {
-                *now = health;
-                false
-            })),
-            _ => drop(self.health.send_replace(health)),
+            Plant::UnnoticedOutage if away => self.say(health, false),
+            _ => self.say(health, true),
         }
     }
 
@@ -107,7 +110,27 @@ impl Exchange {
         }
         self.stage.say(format_args!("broker: blocked {blocked}"));
         self.alarm.set(blocked);
-        self.health.send_replace(if blocked { Health::Blocked } else { Health::Up });
+        self.say(if blocked { Health::Blocked } else { Health::Up }, true);
+    }
+
+    fn say(&self, health: Health, loud: bool) {
+        let mut healths = self.health.lock().expect("no panic under it");
+        healths.now = health;
+        for told in &healths.told {
+            told.send_if_modified(|now| {
+                *now = health;
+                loud
+            });
+        }
+    }
+
+    /// A channel for each who asks: one for all wakes those who wait in another order each time, and runs would not replay.
+    fn hear(&self) -> watch::Receiver<Health> {
+        let mut healths = self.health.lock().expect("no panic under it");
+        healths.told.retain(|told| !told.is_closed());
+        let (told, hears) = watch::channel(healths.now);
+        healths.told.push(told);
+        hears
     }
 
     /// Waits until the broker confirms again.
@@ -239,7 +262,7 @@ impl Broker for ModelBroker {
     fn take_ingress(&self, _: bool) {}
 
     fn health(&self) -> watch::Receiver<Health> {
-        self.exchange.health.subscribe()
+        self.exchange.hear()
     }
 
     async fn close(&self, _: Duration) {}
