@@ -7,7 +7,6 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +23,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::sockets::RETRY_AFTER_S;
 use crate::metrics::gateway::GatewayMetrics;
 
 pub(super) mod head_clock;
@@ -82,9 +82,6 @@ const MAX_REFUSALS: usize = 64;
 /// How long nothing must have failed until accepting counts as well again: with a descriptor free now and then
 /// it works and fails by turns, and would be logged as often.
 const CALM: Duration = Duration::from_secs(1);
-
-/// When a connection over the limit may come back, in seconds: any of these.
-const RETRY_AFTER_S: RangeInclusive<u32> = 5..=10;
 
 /// Takes `address` for [`listen`].
 ///

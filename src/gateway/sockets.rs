@@ -117,7 +117,7 @@ pub(super) struct Place {
 }
 
 /// When whoever found no room may come back, in seconds: any of these, so that they do not come back as one.
-const RETRY_AFTER_S: RangeInclusive<u32> = 5..=10;
+pub(super) const RETRY_AFTER_S: RangeInclusive<u32> = 5..=10;
 
 impl Sockets {
     /// Ready for sockets; starts the ticker. From `stop` on no socket is added; those that are
