@@ -1,7 +1,7 @@
 //! Receipts: which notifications devices have acknowledged, on its way to the inbox.
 //!
 //! Those of users' own streams are noted one by one, by nature in groups: whatever was acknowledged while the
-//! last group was written goes together, and a lone one goes at once. Those of shared streams are counted here
+//! last group was written goes together, under load with what comes in the next moment, and a lone one goes at once. Those of shared streams are counted here
 //! and added every few seconds. An ack never waits for any of it; what there is no room for is lost to the
 //! receipts alone, never to a device, and counted.
 
@@ -21,6 +21,10 @@ use crate::inbox::{Audience, Content, Delivered, DeliveredShared, InboxError, Pa
 const GROUP: usize = 512;
 /// How many of users' own streams may wait, and how many places of shared streams.
 const WAITING: usize = 100_000;
+/// After a group of so many the next one waits for more: a larger one costs less for each.
+const BUSY: usize = 4;
+/// How long it waits, also before a `Prefer: wait` is answered.
+const GATHER: Duration = Duration::from_millis(50);
 /// How long after a failure the next call is made, at least.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 /// And at most.
@@ -202,35 +206,41 @@ impl Delivery {
                 () = self.cancel.cancelled() => return,
                 () = self.receipts.arrived.notified() => {}
             }
-            while !self.note_own().await {
+            loop {
+                let pause = match self.note_group().await {
+                    Ok(0) => break,
+                    Ok(noted) if (BUSY..GROUP).contains(&noted) => GATHER,
+                    Ok(_) => continue,
+                    Err(()) => self.clock.random_range(RETRY_MIN..RETRY_MAX),
+                };
                 tokio::select! {
                     biased; // Only so that simulations replay.
                     () = self.cancel.cancelled() => return,
-                    () = tokio::time::sleep(self.clock.random_range(RETRY_MIN..RETRY_MAX)) => {}
+                    () = tokio::time::sleep(pause) => {}
                 }
             }
         }
     }
 
-    /// Notes those of users' own streams until none waits. False when the inbox did not take them.
-    async fn note_own(&self) -> bool {
-        loop {
-            let group = self.receipts.take_own();
-            if group.is_empty() {
-                return true;
-            }
-            match self.inbox.delivered(group.clone(), self.clock.now()).await {
-                Ok(()) => {}
-                Err(error @ InboxError::Refused(_)) => self.lose(&error, group.len()),
-                Err(error) => {
-                    self.metrics.receipt_failures.inc();
-                    debug!(%error, "acknowledgements were not noted and are tried again");
-                    let lost = self.receipts.put_back(group);
-                    self.metrics.receipts_lost.inc_by(lost as u64);
-                    return false;
-                }
+    /// Notes one group of those of users' own streams, and answers how many; an error when the inbox did not take them.
+    async fn note_group(&self) -> Result<usize, ()> {
+        let group = self.receipts.take_own();
+        if group.is_empty() {
+            return Ok(0);
+        }
+        let noted = group.len();
+        match self.inbox.delivered(group.clone(), self.clock.now()).await {
+            Ok(()) => {}
+            Err(error @ InboxError::Refused(_)) => self.lose(&error, noted),
+            Err(error) => {
+                self.metrics.receipt_failures.inc();
+                debug!(%error, "acknowledgements were not noted and are tried again");
+                let lost = self.receipts.put_back(group);
+                self.metrics.receipts_lost.inc_by(lost as u64);
+                return Err(());
             }
         }
+        Ok(noted)
     }
 
     /// Adds the counts of shared streams.
@@ -266,7 +276,7 @@ impl Delivery {
     /// Counts of shared streams, with the cursors; at the end of the node also what else waits.
     pub(super) async fn commit_receipts(&self, all: bool) {
         if all {
-            self.note_own().await;
+            while matches!(self.note_group().await, Ok(1..)) {}
         }
         self.note_shared().await;
     }

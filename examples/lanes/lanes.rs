@@ -1,4 +1,4 @@
-//! Urgent messages over AMQP, alone and beside a crowd of low ones: the ratio of their latencies, in one run.
+//! The measurement: urgent ones alone, and again beside the crowd.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::devices::{self, Fleet};
-use super::tally::{Counter, Tally};
+use super::device::{Device, USER};
+use super::tally::Tally;
 
 /// Low messages whose confirms are awaited together.
 const GROUP: u32 = 1_000;
@@ -35,12 +35,12 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    pub(super) async fn run(self, fleet: &Fleet) -> anyhow::Result<()> {
+    pub(super) async fn run(self, device: &Device) -> anyhow::Result<()> {
         let connection = Connection::connect(&self.amqp, ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let tally = Tally::new(2 * self.high);
-        let mut devices = fleet.connect(1, "manual", |_| Counter::new(&tally, true)).await?;
+        let device = device.connect(&tally).await?;
         let alone = self.urgent(&channel, &tally, 0).await?;
         signal("STOP", &self.held)?;
         let crowded = self.crowd(&channel).await;
@@ -49,7 +49,9 @@ impl Lanes {
         let before = waiting(&channel).await?;
         let beside = self.urgent(&channel, &tally, self.high).await?;
         let after = waiting(&channel).await?;
-        devices.check()?;
+        if device.is_finished() {
+            return device.await?.context("the device");
+        }
         ensure!(after > 0, "of {before} low messages none was waiting at the end: the run shows nothing");
         println!("high alone: {} of {}, ", alone.len(), self.high);
         tally.print_latency(&alone);
@@ -72,7 +74,7 @@ impl Lanes {
         for number in &numbers {
             pace.tick().await;
             let data = tally.mark(*number);
-            publish(channel, "high", &[body(&devices::user(0), &data)]).await?;
+            publish(channel, "high", &[body(USER, &data)]).await?;
         }
         tally.wait_for(u64::from(first + self.high)).await;
         ensure!(tally.frames() == u64::from(first + self.high), "{} arrived", tally.frames());
