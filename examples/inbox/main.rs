@@ -5,7 +5,6 @@
 //! SQLite is this process's own, that of PostgreSQL is watched. It must never make or remove tables of its own.
 
 mod broadcast;
-#[path = "../load/watch.rs"]
 mod watch;
 
 use std::sync::Arc;
