@@ -17,7 +17,7 @@ use crate::inbox::failure::Failure;
 const SOME_ENTRIES: &str = r#"
 delete from entries
 where (stream, seq) in (
-    select stream, seq from entries where stream = (select id from streams where name = ?1) limit ?2
+    select stream, seq from entries where stream = (select id from streams where name = ?1) limit ?2 + 0
 )
 returning body
 "#;
@@ -40,7 +40,7 @@ const USER_STATE: &str = "delete from user_state where user_id = ?1";
 const LAST_SEEN: &str = "delete from last_seen where user_id = ?1";
 
 /// ?1 after which, ?2 how many.
-const SCHEDULED: &str = "select id, request from scheduled where id > ?1 order by id limit ?2";
+const SCHEDULED: &str = "select id, request from scheduled where id > ?1 order by id limit ?2 + 0";
 const UNSCHEDULE: &str = "delete from scheduled where id = ?1";
 const RESCHEDULE: &str = "update scheduled set request = ?2 where id = ?1";
 
@@ -50,7 +50,7 @@ select rowid, json_extract(cast(json as text), '$.user') is ?1
 from events
 where rowid > ?2
 order by rowid
-limit ?3
+limit ?3 + 0
 "#;
 const REMOVE_EVENTS: &str = "delete from events where rowid in (select value from json_each(?1))";
 

@@ -32,7 +32,7 @@ const LOOK: &str = concat!(
             ) end)
     where store.one = 1
     order by entries.seq desc
-    limit ?7"
+    limit ?7 + 0"
 );
 
 /// A row of [`LOOK`].

@@ -3,6 +3,9 @@
 //! Owns the file's connections: one that writes and a few that read. Every write is one
 //! transaction that takes the write lock first, so it never has to be rolled back for
 //! having read something old. WAL, so readers see the last commit and wait for nobody.
+//!
+//! Statements say `limit ?1 + 0` and never `limit ?1`: the planner looks at the value of a bare parameter there
+//! (`sqlite3ExprIsInteger`), and a statement planned by a value is compiled anew for each other one.
 
 #[macro_use]
 mod fragments;

@@ -18,7 +18,7 @@ const AT_ONCE: usize = 500;
 /// ?1 now, ?2 until when they are claimed, ?3 how many. Rows are numbered as they come.
 const CLAIM: &str = r#"
 update events set claimed_until = ?2
-where rowid in (select rowid from events where claimed_until <= ?1 order by rowid limit ?3)
+where rowid in (select rowid from events where claimed_until <= ?1 order by rowid limit ?3 + 0)
 returning rowid, id, routing_key, json
 "#;
 
@@ -56,7 +56,7 @@ const TELL: &str = concat!(
 );
 
 const ONLINE: &str = r#"
-select user_id from last_seen where online = 1 and user_id > coalesce(?1, '') order by user_id limit ?2
+select user_id from last_seen where online = 1 and user_id > coalesce(?1, '') order by user_id limit ?2 + 0
 "#;
 
 /// The number of its row, and the event.

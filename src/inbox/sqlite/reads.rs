@@ -114,7 +114,7 @@ from (
     where user_id = ?1 and read_version > ?3
 )
 order by version, seq
-limit ?4
+limit ?4 + 0
 "#;
 
 /// A row of [`SINCE`].

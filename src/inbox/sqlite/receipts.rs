@@ -95,7 +95,7 @@ const RECIPIENTS: &str = concat!(
         and substr(streams.name, 1, 5) = 'user:'
         and (?3 is null or (substr(streams.name, 6), coalesce(entries.device, '')) > (?3, ?4))
     order by 1, coalesce(entries.device, '')
-    limit ?5"
+    limit ?5 + 0"
 );
 
 /// A row of [`COUNTS`].

@@ -26,7 +26,7 @@ const EXPIRE: &str = concat!(
     untouched!(),
     "
         order by expires_at
-        limit ?2
+        limit ?2 + 0
     )
     returning stream, seq"
 );
@@ -37,7 +37,7 @@ select id, (select count(*) from entries where body = bodies.id and kind = 0)
 from bodies
 where created_at < ?1
 order by created_at
-limit ?2
+limit ?2 + 0
 "#;
 
 /// Entries of these notifications (?1), at most ?2.
@@ -45,7 +45,7 @@ const ENTRIES_OF: &str = r#"
 select entries.stream, entries.seq
 from json_each(?1) as asked
 cross join entries on entries.body = unhex(asked.value) and entries.kind = 0
-limit ?2
+limit ?2 + 0
 "#;
 
 /// Of these entries those that nobody had and that nothing else had become of. Rows: [stream, seq].
@@ -78,7 +78,7 @@ delete from entries where (stream, seq) in (
     from json_each(?1) as asked
     cross join entries on entries.stream = asked.value ->> 0 and entries.seq <= asked.value ->> 1
     where entries.kind = 1
-    limit ?2
+    limit ?2 + 0
 )
 "#;
 

@@ -21,7 +21,7 @@ insert into scheduled (id, fire_at, publisher, request, created_at) values (?1, 
 const CLAIM: &str = r#"
 update scheduled set claimed_until = ?2
 where id in (
-    select id from scheduled where fire_at <= ?1 and claimed_until <= ?1 order by fire_at limit ?3
+    select id from scheduled where fire_at <= ?1 and claimed_until <= ?1 order by fire_at limit ?3 + 0
 )
 returning id, fire_at, publisher, request
 "#;

@@ -64,7 +64,7 @@ const FIND: &str = concat!(
                 and not exists (
                     select 1 from reads where user_id = ?1 and reads.stream = ?3 and reads.seq = entries.seq
                 )
-            limit ?6
+            limit ?6 + 0
         )
     )
     select standing.epoch, standing.head, standing.floor, standing.version_base,

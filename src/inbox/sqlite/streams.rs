@@ -35,7 +35,7 @@ const READ: &str = concat!(
     left join bodies on bodies.id = entries.body and entries.kind = 0
     where store.one = 1
     order by entries.seq
-    limit ?6"
+    limit ?6 + 0"
 );
 
 /// Rows: [name, the user whose own it is].

@@ -38,7 +38,7 @@ const SHARED: &str = concat!(
                     select 1 from reads
                     where reads.user_id = ?1 and reads.stream = followed.stream and reads.seq = entries.seq
                 )
-            limit ?3
+            limit ?3 + 0
         )
     )
     from (select distinct stream from cursors where user_id = ?1 and substr(stream, 1, 5) <> 'user:') as followed

@@ -29,13 +29,13 @@ order by asked.key
 
 const SWEEP_KEYS: &str = r#"
 delete from idempotency where (publisher, key) in (
-    select publisher, key from idempotency where created_at < ?1 order by created_at limit ?2
+    select publisher, key from idempotency where created_at < ?1 order by created_at limit ?2 + 0
 )
 "#;
 
 const SWEEP_ENTRIES: &str = r#"
 delete from entries where (stream, seq) in (
-    select stream, seq from entries where expires_at <= ?1 order by expires_at limit ?2
+    select stream, seq from entries where expires_at <= ?1 order by expires_at limit ?2 + 0
 )
 "#;
 
@@ -43,14 +43,14 @@ delete from entries where (stream, seq) in (
 /// are out of date, and reads pass them over.
 const SWEEP_BODIES: &str = r#"
 delete from bodies where id in (
-    select id from bodies where expires_at <= ?1 order by expires_at limit ?2
+    select id from bodies where expires_at <= ?1 order by expires_at limit ?2 + 0
 )
 "#;
 
 /// Idle devices. Answers which.
 const SWEEP_DEVICES: &str = r#"
 delete from devices where (user_id, device) in (
-    select user_id, device from devices where last_used < ?1 order by last_used limit ?2
+    select user_id, device from devices where last_used < ?1 order by last_used limit ?2 + 0
 )
 returning user_id, device
 "#;
@@ -76,7 +76,7 @@ where user_id = asked.value ->> 0 and device = asked.value ->> 1 and last_used <
 
 /// Whole streams are looked at, but beside the writer.
 const OVERFULL: &str = r#"
-select name from streams where last_seq - max(floor_seq, base_seq) > ?1 limit ?2
+select name from streams where last_seq - max(floor_seq, base_seq) > ?1 limit ?2 + 0
 "#;
 
 /// What is due, oldest first, and how many entries it has. ?1 now, ?2 how many.
@@ -86,7 +86,7 @@ from due
 left join bodies on bodies.id = due.body
 where due.at <= ?1
 order by due.at
-limit ?2
+limit ?2 + 0
 "#;
 
 /// Each user with an entry of one of these notifications (?1), none of which anybody acknowledged or read, and
