@@ -1,7 +1,7 @@
 //! Keys that are fetched: those in force, and when they are asked for anew.
 //!
 //! Owns the set that tokens are verified with, and the gate through which unknown `kid`s ask for a fetch: one at
-//! a time, and none while it rests. It never fetches (that is [`crate::jobs`]'s) and knows no time: whoever
+//! a time, and none while it rests: then they are to come back. It never fetches (that is [`crate::jobs`]'s) and knows no time: whoever
 //! fetches opens the gate again. Verifying takes a read lock for the copy of a pointer, never across an await.
 
 use std::sync::Arc;
@@ -41,6 +41,10 @@ struct Current {
     keys: Arc<Vec<VerifyingKey>>,
     /// How many fetches have ended, well or not.
     fetches: u64,
+    /// Whether the last of them was good.
+    is_good: bool,
+    /// Whether a set was fetched and has not been forgotten.
+    in_force: bool,
     gate: Gate,
 }
 
@@ -52,14 +56,33 @@ enum Gate {
     Asked,
     /// A fetch is under way, whoever caused it; who asks waits for its end.
     Fetching,
-    /// Whoever asks is refused.
+    /// Whoever asks is told to ask later.
+    Resting,
+}
+
+/// What came of asking for keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Learnt {
+    /// A set was fetched from beginning to end after it was asked for: what is not in there does not exist.
+    Fetched,
+    /// A set was fetched, but that had begun before: what is not in there may have come since.
+    Joined,
+    /// The fetch failed, or none ended in time.
+    Failed,
+    /// None may be asked for now.
     Resting,
 }
 
 impl KeySet {
     /// Without keys; the first fetch counts as under way. Tokens wait for at most `wait`.
     pub fn new(wait: Duration, metrics: AuthMetrics) -> Self {
-        let current = Current { keys: Arc::default(), fetches: 0, gate: Gate::Fetching };
+        let current = Current {
+            keys: Arc::default(),
+            fetches: 0,
+            is_good: false,
+            in_force: false,
+            gate: Gate::Fetching,
+        };
         Self { current: watch::Sender::new(current), wait, metrics }
     }
 
@@ -68,26 +91,33 @@ impl KeySet {
         Arc::clone(&self.current.borrow().keys)
     }
 
+    /// Whether there is a set to go by, were it an empty one.
+    pub(super) fn is_in_force(&self) -> bool {
+        self.current.borrow().in_force
+    }
+
     /// Asks for a fetch, or for the one under way, and waits until it has ended: then there may be other keys.
-    /// `false`: none ended in time, or none may be asked for now, which is counted and answered at once.
-    /// Dropping it changes nothing for others.
-    pub(super) async fn learn(&self) -> bool {
+    /// While none may be asked for, that is counted and answered at once. Dropping it changes nothing for others.
+    pub(super) async fn learn(&self) -> Learnt {
         let mut watched = self.current.subscribe();
-        let mut seen = None;
+        let (mut seen, mut gate) = (0, Gate::Resting);
         self.current.send_if_modified(|current| {
-            let is_open = current.gate == Gate::Open;
-            if is_open {
+            (seen, gate) = (current.fetches, current.gate);
+            if gate == Gate::Open {
                 current.gate = Gate::Asked;
             }
-            seen = (current.gate != Gate::Resting).then_some(current.fetches);
-            is_open
+            gate == Gate::Open
         });
-        let Some(seen) = seen else {
+        if gate == Gate::Resting {
             self.metrics.suppressed.inc();
-            return false;
-        };
+            return Learnt::Resting;
+        }
         let ended = watched.wait_for(|current| current.fetches > seen);
-        matches!(tokio::time::timeout(self.wait, ended).await, Ok(Ok(_)))
+        match tokio::time::timeout(self.wait, ended).await {
+            Ok(Ok(current)) if current.is_good && gate == Gate::Fetching => Learnt::Joined,
+            Ok(Ok(current)) if current.is_good => Learnt::Fetched,
+            _ => Learnt::Failed,
+        }
     }
 
     /// Waits until a token asks for a fetch. May be dropped at any time.
@@ -112,8 +142,10 @@ impl KeySet {
     /// While it is `resting`, until [`open`](Self::open), no token causes another.
     pub fn end(&self, keys: Option<SetKeys>, resting: bool) {
         self.current.send_modify(|current| {
+            current.is_good = keys.is_some();
             if let Some(SetKeys { keys, .. }) = keys {
                 current.keys = Arc::new(keys);
+                current.in_force = true;
             }
             current.fetches += 1;
             current.gate = if resting { Gate::Resting } else { Gate::Open };
@@ -134,6 +166,7 @@ impl KeySet {
     pub fn forget(&self) {
         self.current.send_if_modified(|current| {
             current.keys = Arc::default();
+            current.in_force = false;
             false
         });
     }

@@ -197,8 +197,12 @@ impl Publishers {
             let (claims, _) = self.tokens.verify_claims(bearer, now)?;
             return from_claims(claims);
         }
+        self.by_key(bearer)
+    }
+
+    fn by_key(&self, key: &str) -> Result<Publisher, CredentialError> {
         // Every hash is compared, so that time tells nothing about who has a key.
-        let (hash_of_key, mut found) = (KeyHash::of(bearer), None);
+        let (hash_of_key, mut found) = (KeyHash::of(key), None);
         for entry in &self.entries {
             for hash in &entry.key_hashes {
                 if *hash == hash_of_key {
@@ -209,7 +213,7 @@ impl Publishers {
         found.cloned().ok_or(CredentialError::UnknownKey)
     }
 
-    /// The same; a token of an unknown `kid` waits as in [`UserTokens::verify_or_learn`].
+    /// The same; a token of an unknown key waits as in [`UserTokens::verify_or_learn`].
     ///
     /// # Errors
     /// As of [`authenticate`](Self::authenticate).
@@ -218,9 +222,11 @@ impl Publishers {
         bearer: &str,
         now: impl Fn() -> UnixMillis,
     ) -> Result<Publisher, CredentialError> {
-        let found = self.authenticate(bearer, now());
-        let waits = matches!(found, Err(CredentialError::Token(TokenError::UnknownKid)));
-        if waits && self.tokens.learn().await { self.authenticate(bearer, now()) } else { found }
+        if bearer.starts_with(KEY_PREFIX) {
+            return self.by_key(bearer);
+        }
+        let (claims, _) = self.tokens.verify_claims_or_learn(bearer, now).await?;
+        from_claims(claims)
     }
 
     /// The publisher that connects to RabbitMQ as `amqp_user` (the message's `user_id`, which

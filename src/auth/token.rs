@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::claims::{Claims, UserClaims};
 use super::key::{KeyError, KeySettings, VerifyingKey};
-use super::key_set::KeySet;
+use super::key_set::{KeySet, Learnt};
 use crate::domain::{IdError, UnixMillis};
 
 /// The longest token that is looked at, in bytes; half of what one frame can carry.
@@ -28,6 +28,9 @@ pub struct TokenSettings {
     pub leeway: Duration,
 }
 
+/// How often a token asks for keys: a second time where the first answer was under way before it came.
+const ASKS: usize = 2;
+
 /// Why a token was refused. Never holds the token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
@@ -44,9 +47,13 @@ pub enum TokenError {
     /// No key has its `kid`, or without `kid` no key has its algorithm.
     #[error("no key is configured for the token's kid and alg")]
     UnknownKey,
-    /// No key has its `kid`, and the key set may have one by now. Clients are told what they are told without a set.
+    /// No key is known for it, and the key set may have one by now. Clients are told what they are told without a set.
     #[error("no key is configured for the token's kid and alg")]
     UnknownKid,
+    /// No key is known for it, and whether there is one cannot be found out now. It may be a good token: its
+    /// bearer should come back with it.
+    #[error("the key of the token is not known yet, and keys cannot be fetched now")]
+    KeysUnavailable,
     /// Its `alg` is not the one that its key is pinned to.
     #[error("the token's alg is not the algorithm of its key")]
     WrongAlgorithm,
@@ -91,6 +98,7 @@ impl TokenError {
             Self::WrongIssuer => "wrong_issuer",
             Self::WrongAudience => "wrong_audience",
             Self::InvalidSubject(_) => "invalid_subject",
+            Self::KeysUnavailable => "keys_unavailable",
             Self::Malformed
             | Self::TooLong { .. }
             | Self::UnknownKey
@@ -99,6 +107,11 @@ impl TokenError {
             | Self::BadSignature
             | Self::Claim { .. } => "invalid_token",
         }
+    }
+
+    /// Whether the same token may be taken later.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::KeysUnavailable)
     }
 }
 
@@ -144,27 +157,39 @@ impl UserTokens {
         claims.into_user(expires_at)
     }
 
-    /// The same, but a token whose `kid` no key has waits until the key set was fetched anew, if that may be: at
-    /// most one fetch long. Tokens of known keys never wait. `now` tells the time.
+    /// The same, but a token whose key is not known waits until the key set was fetched anew: for one fetch, and
+    /// for another if that was under way before. Tokens of known keys never wait. `now` tells the time.
     ///
     /// # Errors
-    /// As of [`verify`](Self::verify).
+    /// As of [`verify`](Self::verify), and [`TokenError::KeysUnavailable`] where no set was fetched.
     pub async fn verify_or_learn(
         &self,
         token: &str,
         now: impl Fn() -> UnixMillis,
     ) -> Result<UserClaims, TokenError> {
-        let verified = self.verify(token, now());
-        let waits = matches!(verified, Err(TokenError::UnknownKid));
-        if waits && self.learn().await { self.verify(token, now()) } else { verified }
+        let (claims, expires_at) = self.verify_claims_or_learn(token, now).await?;
+        claims.into_user(expires_at)
     }
 
-    /// Whether the key set was fetched anew meanwhile.
-    pub(super) async fn learn(&self) -> bool {
-        match &self.set {
-            Some(set) => set.learn().await,
-            None => false,
+    /// The same of any token, whosever it is.
+    pub(super) async fn verify_claims_or_learn(
+        &self,
+        token: &str,
+        now: impl Fn() -> UnixMillis,
+    ) -> Result<(Claims, UnixMillis), TokenError> {
+        let mut verified = self.verify_claims(token, now());
+        for _ in 0..ASKS {
+            let (Some(set), Err(TokenError::UnknownKid)) = (&self.set, &verified) else { break };
+            let learnt = set.learn().await;
+            match learnt {
+                Learnt::Fetched | Learnt::Joined => verified = self.verify_claims(token, now()),
+                Learnt::Failed | Learnt::Resting => return Err(TokenError::KeysUnavailable),
+            }
+            if learnt == Learnt::Fetched {
+                break;
+            }
         }
+        verified
     }
 
     /// Verifies any token, whosever it is.
@@ -192,9 +217,21 @@ impl UserTokens {
             Some(id) => self.by_kid(token, id, header.alg, &of_set),
             None => {
                 let nameless = of_set.iter().filter(|key| key.id.is_none());
-                by_algorithm(token, header.alg, self.keys.iter().chain(nameless))
+                let found = by_algorithm(token, header.alg, self.keys.iter().chain(nameless));
+                match found {
+                    // Whether it is the set's cannot be told before there is one.
+                    Err(TokenError::UnknownKey | TokenError::BadSignature) if self.awaits_set(header.alg) => {
+                        Err(TokenError::UnknownKid)
+                    }
+                    found => found,
+                }
             }
         }
+    }
+
+    /// Whether a key of this algorithm may be in a set that was never fetched, or is out of force.
+    fn awaits_set(&self, algorithm: jsonwebtoken::Algorithm) -> bool {
+        !is_hmac(algorithm) && self.set.as_ref().is_some_and(|set| !set.is_in_force())
     }
 
     fn by_kid(

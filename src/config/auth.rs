@@ -44,7 +44,7 @@ fn key_set(reader: &mut Reader) -> Option<KeySetSettings> {
     });
     let settings = KeySetSettings {
         refresh: Duration::from_secs(reader.number("auth.users.jwks_refresh_s", 30..=3_600)),
-        timeout: reader.millis("auth.users.jwks_timeout_ms", 100..=30_000),
+        timeout: reader.millis("auth.users.jwks_timeout_ms", 100..=10_000),
         cooldown: Duration::from_secs(reader.number("auth.users.jwks_cooldown_s", 1..=3_600)),
         keep: Duration::from_secs(3_600) * reader.number::<u32>("auth.users.jwks_keep_hours", 2..=720),
         url,

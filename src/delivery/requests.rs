@@ -127,7 +127,9 @@ impl Delivery {
         let claims = match self.tokens.verify_or_learn(token, || self.clock.now()).await {
             Ok(claims) => claims,
             Err(error) => {
-                return connection.push(server::error(id, ErrorCode::InvalidToken, &error.to_string()));
+                let code =
+                    if error.is_temporary() { ErrorCode::Unavailable } else { ErrorCode::InvalidToken };
+                return connection.push(server::error(id, code, &error.to_string()));
             }
         };
         if connection.has_ended() {

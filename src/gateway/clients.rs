@@ -14,6 +14,7 @@ use warp::filters::BoxedFilter;
 
 use super::Sockets;
 use super::handshake::Handshake;
+use super::sockets::RETRY_AFTER_S;
 use super::upgrade::{Decision, upgrade};
 use super::visitor::{Caller, Visitor};
 use crate::auth::ticket::Ticket;
@@ -54,7 +55,7 @@ pub(super) enum Credential {
     Claims(Box<UserClaims>),
     /// Nothing: `hello` has to bring it.
     None,
-    /// Something invalid, from a client that cannot see an HTTP status.
+    /// Something that is refused, from a client that cannot see an HTTP status.
     Invalid(CloseCode),
 }
 
@@ -104,7 +105,7 @@ impl Clients {
         if let Some(token) = &handshake.offer.token {
             // A browser sees no HTTP status of a failed handshake, but it does see a close code.
             let verified = self.verify(token).await;
-            return Ok(verified.map_or(Credential::Invalid(CloseCode::InvalidToken), claims));
+            return Ok(verified.map_or_else(|error| Credential::Invalid(close_code(&error)), claims));
         }
         let Some(ticket) = &query.ticket else { return Ok(Credential::None) };
         match self.presence.take_ticket(ticket).await {
@@ -120,7 +121,7 @@ impl Clients {
         }
     }
 
-    /// May wait for a key that is not known yet, for as long as one fetch of keys may take.
+    /// May wait for a key that is not known yet, for as long as two fetches of keys may take.
     pub(super) async fn verify(&self, token: &str) -> Result<UserClaims, TokenError> {
         self.tokens.verify_or_learn(token, || self.clock.now()).await
     }
@@ -151,11 +152,25 @@ fn bearer(handshake: &Handshake) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
+/// What a client is told in `bye` whose token was not taken.
+pub(super) fn close_code(error: &TokenError) -> CloseCode {
+    if error.is_temporary() { CloseCode::Unavailable } else { CloseCode::InvalidToken }
+}
+
 fn refuse(error: &TokenError) -> Decision {
-    reject(StatusCode::UNAUTHORIZED, error.code(), &error.to_string())
+    let (status, retry_after_s) = match error.is_temporary() {
+        true => (StatusCode::SERVICE_UNAVAILABLE, rand::random_range(RETRY_AFTER_S)),
+        false => (StatusCode::UNAUTHORIZED, 0),
+    };
+    reject_until(retry_after_s, status, error.code(), &error.to_string())
 }
 
 fn reject(status: StatusCode, code: &str, detail: &str) -> Decision {
+    reject_until(1, status, code, detail)
+}
+
+/// `retry_after_s` is told with 503 only.
+fn reject_until(retry_after_s: u32, status: StatusCode, code: &str, detail: &str) -> Decision {
     let title = status.canonical_reason().unwrap_or_default();
     let body = serde_json::json!({
         "type": "about:blank", "title": title, "status": status.as_u16(), "code": code, "detail": detail,
@@ -165,7 +180,7 @@ fn reject(status: StatusCode, code: &str, detail: &str) -> Decision {
         response = response.header("www-authenticate", "Bearer");
     }
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        response = response.header("retry-after", "1");
+        response = response.header("retry-after", retry_after_s);
     }
     Decision::Reject(response.body(body.to_string()).expect("the headers are constants"))
 }

@@ -5,12 +5,13 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::RngExt;
 
-use super::clients::{Clients, Credential};
+use super::clients::{Clients, Credential, close_code};
 use super::{Closed, Peer, Socket};
 use crate::auth::{TokenError, UserClaims};
 use crate::delivery::outlet::Outlet;
@@ -22,7 +23,9 @@ use crate::wire::{ClientFrame, CloseCode, Frame, Hello};
 /// How many frames may arrive between `hello` and `welcome`.
 const WAITING_FRAMES: usize = 64;
 /// When a client that could not be attached may come back.
-const RETRY_AFTER: std::ops::Range<Duration> = Duration::from_millis(500)..Duration::from_millis(5_000);
+const RETRY_AFTER: Range<Duration> = Duration::from_millis(500)..Duration::from_millis(5_000);
+/// The same where keys cannot be fetched: that takes longer to change, and it may be all clients.
+const KEYS_RETRY_AFTER: Range<Duration> = Duration::from_secs(5)..Duration::from_secs(15);
 
 /// One socket until and after delivery has its connection.
 pub(super) struct Visitor {
@@ -68,7 +71,7 @@ impl Visitor {
             Credential::None => None,
             Credential::Invalid(code) => {
                 let visitor = Arc::new(Self { clients, socket, caller, stage: Mutex::new(Stage::Ended) });
-                visitor.say_bye(code, None);
+                visitor.say_bye(code, KEYS_RETRY_AFTER);
                 return Arc::new(Seat(visitor));
             }
         };
@@ -140,8 +143,10 @@ impl Visitor {
             match visitor.clients.verify(&token).await {
                 Ok(claims) => visitor.hand_over(claims, hello).await,
                 Err(error) => {
-                    visitor.say_refused(hello.id, &error);
-                    visitor.say_bye(CloseCode::InvalidToken, None);
+                    if !error.is_temporary() {
+                        visitor.say_refused(hello.id, &error);
+                    }
+                    visitor.say_bye(close_code(&error), KEYS_RETRY_AFTER);
                 }
             }
         });
@@ -188,16 +193,16 @@ impl Visitor {
 
     fn not_attached(&self, error: &AttachError) {
         tracing::debug!(%error, "a connection was not attached");
-        let code = error.close_code();
-        let retry = code.is_reconnectable().then(|| rand::rng().random_range(RETRY_AFTER));
         if let Some(error_code) = error.error_code() {
             let _ = self.socket.push(server::error(None, error_code, &error.to_string()));
         }
-        self.say_bye(code, retry);
+        self.say_bye(error.close_code(), RETRY_AFTER);
     }
 
-    fn say_bye(&self, code: CloseCode, reconnect_after: Option<Duration>) {
-        let _ = self.socket.push(server::bye(code, reconnect_after));
+    /// Whoever may come back is told to do so at some time within `span`.
+    fn say_bye(&self, code: CloseCode, span: Range<Duration>) {
+        let retry = code.is_reconnectable().then(|| rand::rng().random_range(span));
+        let _ = self.socket.push(server::bye(code, retry));
         self.socket.close(code);
     }
 

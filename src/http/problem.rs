@@ -14,6 +14,9 @@ use crate::auth::{CredentialError, TokenError};
 use crate::inbox::InboxError;
 use crate::publish::PublishError;
 
+/// When to come back where keys cannot be fetched: that takes longer to change than anything else.
+const KEYS_RETRY_AFTER_S: &str = "10";
+
 /// What an endpoint answers.
 pub(super) type Answer = Result<Response, Problem>;
 
@@ -179,15 +182,18 @@ impl From<CredentialError> for Problem {
                     "Bearer realm=\"fanfare\", error=\"insufficient_scope\", scope=\"publish\"",
                 )
             }
-            CredentialError::UnknownKey | CredentialError::Token(_) => {
-                Self::bad_credential(error.code(), error.to_string())
-            }
+            CredentialError::UnknownKey => Self::bad_credential(error.code(), error.to_string()),
+            CredentialError::Token(error) => error.into(),
         }
     }
 }
 
 impl From<TokenError> for Problem {
     fn from(error: TokenError) -> Self {
+        if error.is_temporary() {
+            let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, error.code(), error.to_string());
+            return problem.with_header(RETRY_AFTER, KEYS_RETRY_AFTER_S);
+        }
         Self::bad_credential(error.code(), error.to_string())
     }
 }

@@ -6,7 +6,7 @@
 use std::error::Error;
 
 use reqwest::header::ACCEPT;
-use reqwest::{Client, StatusCode, redirect};
+use reqwest::{Client, StatusCode, Url, redirect};
 
 use super::{FetchError, Source};
 use crate::auth::{Secret, SetKeys};
@@ -28,7 +28,7 @@ impl Download {
     pub fn new(url: Secret) -> Result<Self, reqwest::Error> {
         let builder = Client::builder().redirect(redirect::Policy::none()).referer(false);
         // What is on this machine must not be asked for by way of another one.
-        let is_plain = url.expose().starts_with("http://");
+        let is_plain = Url::parse(url.expose()).is_ok_and(|url| url.scheme() == "http");
         let builder = if is_plain { builder.no_proxy() } else { builder.https_only(true) };
         Ok(Self { client: builder.build()?, url })
     }

@@ -172,7 +172,7 @@ async fn a_new_kid_is_learnt_at_once_and_a_key_that_left_is_refused_from_then_on
     server.publish(&[public_key("new", Algorithm::EdDSA)]);
     assert_eq!(rig.verify(&old).await, alice(), "nobody has looked yet");
     assert_eq!(rig.verify(&new).await, alice());
-    assert_eq!(rig.verify(&old).await, Err("invalid_token"));
+    assert_eq!(rig.verify(&old).await, Err("keys_unavailable"), "nobody has looked since it came");
     assert_eq!((server.requests(), rig.metrics.suppressed.get()), (2, 1));
     server.publish(&[]);
     let rig = Rig::start(KeySetSettings { refresh: Duration::from_millis(20), ..settings(&server.url()) });
@@ -197,7 +197,7 @@ async fn a_thousand_unknown_kids_cause_one_fetch_and_hold_up_nobody() {
     assert_eq!(server.requests(), 2, "one at the start, one for all of them");
     let joined = rig.metrics.suppressed.get();
     for token in &strangers {
-        assert_eq!(rig.verify(token).await, Err("invalid_token"));
+        assert_eq!(rig.verify(token).await, Err("keys_unavailable"));
     }
     assert_eq!(server.requests(), 2, "and none while it rests");
     assert_eq!(rig.metrics.suppressed.get() - joined, 1_000);
@@ -228,7 +228,7 @@ async fn a_token_waits_for_one_deadline_at_most_and_known_keys_do_not_wait() {
         eventually(DEADLINE, "the fetch is under way", async || server.requests() >= 2).await;
         rig.tokens.verify(&known, NOW).is_ok() && began.elapsed() < timeout
     });
-    assert_eq!(refused, Err("invalid_token"));
+    assert_eq!(refused, Err("keys_unavailable"));
     assert!(verified, "a known key is verified while another token waits");
     assert!(began.elapsed() < DEADLINE);
 }
@@ -260,10 +260,52 @@ async fn a_url_that_is_away_at_the_start_keeps_no_static_key_waiting_and_is_trie
     let own = hs256(&json!({"alg": "HS256"}), &claims(json!({})), SECRET);
     assert!(rig.tokens.verify(&own, NOW).is_ok());
     let token = alices("late", Algorithm::ES256);
-    assert_eq!(rig.verify(&token).await, Err("invalid_token"));
+    assert_eq!(rig.verify(&token).await, Err("keys_unavailable"));
     let _server = KeyServer::start(port, &[public_key("late", Algorithm::ES256)]).await;
     eventually(DEADLINE, "the set is fetched after all", async || rig.tokens.verify(&token, NOW).is_ok())
         .await;
+}
+
+#[tokio::test]
+async fn a_token_without_kid_waits_for_the_first_set_and_is_refused_by_that_only() {
+    let nameless = |algorithm| {
+        let header = jsonwebtoken::Header::new(algorithm);
+        let key = crate::support::jwks::private_key(algorithm);
+        jsonwebtoken::encode(&header, &claims(json!({})), &key).expect("signed")
+    };
+    let mut bare = public_key("", Algorithm::ES256);
+    bare.as_object_mut().expect("an object").remove("kid");
+    let port = free_port();
+    let rig = Rig::start(settings(&format!("http://127.0.0.1:{port}/jwks")));
+    assert_eq!(rig.verify(&nameless(Algorithm::ES256)).await, Err("keys_unavailable"));
+    let own = hs256(&json!({"alg": "HS256"}), &claims(json!({})), "another secret of thirty-two bytes");
+    assert_eq!(rig.verify(&own).await, Err("invalid_token"), "no set has keys of this kind");
+
+    let server = KeyServer::start(port, &[bare]).await;
+    let rig = Rig::start(settings(&server.url()));
+    assert_eq!(rig.verify(&nameless(Algorithm::ES256)).await, alice(), "the first fetch is under way");
+    assert_eq!(rig.verify(&nameless(Algorithm::EdDSA)).await, Err("invalid_token"));
+    assert_eq!(server.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_fetch_that_began_before_a_token_came_refuses_it_not() {
+    let read = |keys: Value| SetKeys::read(json!({"keys": keys}).to_string().as_bytes()).expect("a set");
+    let set = Arc::new(KeySet::new(DEADLINE, AuthMetrics::default()));
+    let tokens = verifier(vec![]).with_key_set(Some(Arc::clone(&set)));
+    let late = alices("late", Algorithm::ES256);
+    let fetches = async {
+        set.begin();
+        tokio::task::yield_now().await;
+        set.end(Some(read(json!([]))), false);
+        set.asked().await;
+        set.begin();
+        set.end(Some(read(json!([public_key("late", Algorithm::ES256)]))), true);
+    };
+    let verify = tokens.verify_or_learn(&late, || NOW);
+    let (verified, ()) =
+        tokio::time::timeout(DEADLINE, async { tokio::join!(verify, fetches) }).await.expect("it asks again");
+    assert_eq!(verified.expect("a good token").user.as_str(), "alice");
 }
 
 #[tokio::test]

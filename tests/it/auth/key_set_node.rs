@@ -9,6 +9,7 @@ use crate::support::client::{Frame, TestClient};
 use crate::support::jwks::{KeyServer, public_key, token};
 use crate::support::single::TestNode;
 use crate::support::tokens::seconds_from_now;
+use crate::support::{DEADLINE, eventually};
 
 const FANFARE: &str = "fanfare.v1";
 
@@ -65,6 +66,63 @@ async fn users_attach_by_keys_of_the_set_and_those_of_new_keys_wait_for_them() {
     assert_eq!(header.expect_notification().await.notification["title"], "x");
 }
 
+/// Status and code of a handshake with the token in the header, and whether it says when to come back.
+async fn refused_handshake(url: &str, token: &str) -> (u16, String, bool) {
+    match TestClient::dial(url, token).await {
+        Err(Error::Http(answer)) => {
+            let body: Value =
+                serde_json::from_slice(answer.body().as_deref().unwrap_or_default()).expect("a problem");
+            let code = body["code"].as_str().unwrap_or_default().to_owned();
+            (answer.status().as_u16(), code, answer.headers().contains_key("retry-after"))
+        }
+        other => panic!("a refusal was expected; got {other:?}"),
+    }
+}
+
+/// Whoever says `bye` with 4005 says when to come back.
+async fn expect_come_back(client: &mut TestClient) {
+    match client.frame().await {
+        Frame::Bye { code: 4005, reconnect_after_ms, .. } => assert!(reconnect_after_ms.is_some()),
+        other => panic!("bye with 4005 was expected; got {other:?}"),
+    }
+    assert_eq!(client.expect_close().await.0, 4005);
+}
+
+#[tokio::test]
+async fn while_keys_cannot_be_fetched_good_tokens_are_told_to_come_back_and_are_taken_later() {
+    let server = KeyServer::start(0, &[]).await;
+    server.answer("503 Service Unavailable", "", "");
+    let node = node(&server, "1").await;
+    let url = node.process.ws_url();
+    let token = of("alice", "rsa", Algorithm::RS256);
+
+    assert_eq!(refused_handshake(&url, &token).await, (503, "keys_unavailable".to_owned(), true));
+    expect_come_back(&mut hello(&node, &token).await).await;
+    let offered = format!("{FANFARE}, fanfare.token.{token}");
+    let mut browser =
+        TestClient::dial_with(&url, &[("sec-websocket-protocol", &offered)]).await.expect("the upgrade");
+    expect_come_back(&mut browser).await;
+    let mut own = TestClient::connect(&url, &node.credentials.user_token("alice"), json!({})).await;
+    own.expect_welcome().await;
+    own.send(json!({"type": "refresh", "token": token, "id": 7})).await;
+    let error = own.expect_error().await;
+    assert_eq!((error.code.as_str(), error.retry), ("unavailable", true));
+
+    let http = node.process.http_url();
+    let inbox = http_client().get(format!("{http}/v1/inbox")).bearer_auth(&token);
+    let publish = http_client().post(format!("{http}/v1/notifications")).bearer_auth(&token);
+    for request in [inbox, publish.header("content-type", "application/json").body("{}")] {
+        let answer = request.send().await.expect("an answer");
+        assert_eq!((answer.status().as_u16(), answer.headers().contains_key("retry-after")), (503, true));
+        let body: Value = answer.json().await.expect("a problem");
+        assert_eq!(body["code"], "keys_unavailable");
+    }
+
+    server.publish(&[public_key("rsa", Algorithm::RS256)]);
+    eventually(DEADLINE, "the same token is taken", async || TestClient::dial(&url, &token).await.is_ok())
+        .await;
+}
+
 #[tokio::test]
 async fn an_unknown_kid_is_refused_like_a_bad_signature_and_shows_nowhere() {
     let server = KeyServer::start(0, &[public_key("ed", Algorithm::EdDSA)]).await;
@@ -75,25 +133,18 @@ async fn an_unknown_kid_is_refused_like_a_bad_signature_and_shows_nowhere() {
     assert_eq!(client.expect_welcome().await.user, "alice");
     let forged = format!("{}{}", &known[..known.len() - 8], "AAAAAAAA");
     let unknown = of("alice", "unknown", Algorithm::EdDSA);
-    for bad in [&forged, &unknown, &unknown] {
-        match TestClient::dial(&url, bad).await {
-            Err(Error::Http(answer)) => {
-                assert_eq!(answer.status(), 401);
-                let body: Value =
-                    serde_json::from_slice(answer.body().as_deref().unwrap_or_default()).expect("a problem");
-                assert_eq!(body["code"], "invalid_token");
-            }
-            other => panic!("401 was expected; got {other:?}"),
-        }
-        let mut refused = hello(&node, bad).await;
-        assert_eq!(refused.expect_error().await.code, "invalid_token");
-        assert!(matches!(refused.frame().await, Frame::Bye { code: 4501, .. }));
-        assert_eq!(refused.expect_close().await.0, 4501);
+    assert_eq!(refused_handshake(&url, &forged).await, (401, "invalid_token".to_owned(), false));
+    let mut refused = hello(&node, &forged).await;
+    assert_eq!(refused.expect_error().await.code, "invalid_token");
+    assert!(matches!(refused.frame().await, Frame::Bye { code: 4501, .. }));
+    assert_eq!(refused.expect_close().await.0, 4501);
+    for bad in [&forged, &unknown] {
         client.send(json!({"type": "refresh", "token": bad})).await;
-        assert_eq!(client.expect_error().await.code, "invalid_token");
+        assert_eq!(client.expect_error().await.code, "invalid_token", "a set was fetched since it came");
     }
+    assert_eq!(refused_handshake(&url, &unknown).await, (503, "keys_unavailable".to_owned(), true));
     assert_eq!(server.requests(), 2, "one at the start, one for all that were unknown");
-    assert_eq!(node.operator().metric("fanfare_auth_jwks_suppressed_total").await, 5.0);
+    assert_eq!(node.operator().metric("fanfare_auth_jwks_suppressed_total").await, 1.0);
     let log = node.process.process().log();
     let told = log.lines().filter(|line| line.contains("auth.users.jwks_url")).count();
     assert_eq!(told, 1, "one line at each change of state: {log}");
