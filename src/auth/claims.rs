@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::pattern::{Pattern, TopicPattern};
+use super::revocations::Revocations;
 use super::token::{TokenError, TokenSettings};
 use crate::domain::id::Kind;
 use crate::domain::{UnixMillis, UserId};
@@ -64,6 +65,12 @@ impl Claims {
             return Err(TokenError::WrongAudience);
         }
         Ok(expires_at)
+    }
+
+    /// Whether the token was revoked, whosever it is.
+    pub(super) fn are_revoked(&self, revocations: &Revocations) -> bool {
+        let subject = self.sub.as_deref().unwrap_or_default();
+        revocations.cover(subject, self.iat.map(|date| date.0), self.jti.as_deref())
     }
 
     /// Whether `scope` (RFC 8693 section 4.2: space-separated; or a list) names `wanted`.

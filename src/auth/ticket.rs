@@ -23,6 +23,11 @@ pub struct Ticket {
     expires_at_ms: u64,
     topics: Vec<String>,
     origin: Option<String>,
+    /// What revocations go by; tickets of an older node have neither.
+    #[serde(default)]
+    issued_at_ms: Option<u64>,
+    #[serde(default)]
+    token_id: Option<String>,
 }
 
 impl Ticket {
@@ -33,6 +38,8 @@ impl Ticket {
             expires_at_ms: claims.expires_at.0,
             topics: claims.topics.iter().map(|pattern| pattern.as_str().to_owned()).collect(),
             origin: origin.map(str::to_owned),
+            issued_at_ms: claims.issued_at.map(|at| at.0),
+            token_id: claims.token_id.clone(),
         }
     }
 
@@ -62,8 +69,8 @@ impl Ticket {
             user: self.user,
             expires_at: UnixMillis(self.expires_at_ms),
             topics: self.topics.iter().filter_map(|topic| TopicPattern::new(topic).ok()).collect(),
-            issued_at: None,
-            token_id: None,
+            issued_at: self.issued_at_ms.map(UnixMillis),
+            token_id: self.token_id,
         }
     }
 }

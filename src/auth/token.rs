@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::claims::{Claims, UserClaims};
 use super::key::{KeyError, KeySettings, VerifyingKey};
 use super::key_set::{KeySet, Learnt};
+use super::revocations::Revocations;
 use crate::domain::{IdError, UnixMillis};
 
 /// The longest token that is looked at, in bytes; half of what one frame can carry.
@@ -84,6 +85,9 @@ pub enum TokenError {
     /// `aud` names none of the configured ones.
     #[error("the token is for another audience")]
     WrongAudience,
+    /// It was revoked.
+    #[error("the token was revoked")]
+    Revoked,
     /// `sub` is not an id.
     #[error("the token's sub is refused: {0}")]
     InvalidSubject(#[from] IdError),
@@ -99,6 +103,7 @@ impl TokenError {
             Self::WrongAudience => "wrong_audience",
             Self::InvalidSubject(_) => "invalid_subject",
             Self::KeysUnavailable => "keys_unavailable",
+            Self::Revoked => "token_revoked",
             Self::Malformed
             | Self::TooLong { .. }
             | Self::UnknownKey
@@ -119,6 +124,7 @@ impl TokenError {
 pub struct UserTokens {
     keys: Vec<VerifyingKey>,
     set: Option<Arc<KeySet>>,
+    revocations: Arc<Revocations>,
     settings: TokenSettings,
 }
 
@@ -140,12 +146,31 @@ impl UserTokens {
                 Err(error) => errors.push((place, error)),
             }
         }
-        if errors.is_empty() { Ok(Self { keys, set: None, settings }) } else { Err(errors) }
+        if errors.is_empty() {
+            Ok(Self { keys, set: None, revocations: Arc::default(), settings })
+        } else {
+            Err(errors)
+        }
     }
 
     /// Takes the keys of `set`, too.
     pub fn with_key_set(self, set: Option<Arc<KeySet>>) -> Self {
         Self { set, ..self }
+    }
+
+    /// Refuses what `revocations` cover.
+    pub fn with_revocations(self, revocations: Arc<Revocations>) -> Self {
+        Self { revocations, ..self }
+    }
+
+    /// What is revoked.
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
+    }
+
+    /// Whether the token that these claims are of is revoked by now.
+    pub fn is_revoked(&self, claims: &UserClaims) -> bool {
+        self.revocations.cover(claims.user.as_str(), claims.issued_at, claims.token_id.as_deref())
     }
 
     /// Verifies a user's token.
@@ -200,6 +225,10 @@ impl UserTokens {
     ) -> Result<(Claims, UnixMillis), TokenError> {
         let claims = self.claims(token)?;
         let expires_at = claims.check(&self.settings, now)?;
+        if claims.are_revoked(&self.revocations) {
+            self.revocations.count_refusal();
+            return Err(TokenError::Revoked);
+        }
         Ok((claims, expires_at))
     }
 

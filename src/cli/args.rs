@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::dead_letters::DeadLettersArguments;
 use super::inbox::InboxCommand;
+use super::revocations::RevocationsArguments;
 use crate::auth::{Algorithm, Secret, TopicPattern};
 use crate::domain::{DeviceId, PublisherId, TopicName, UserId};
 
@@ -81,6 +82,8 @@ Examples:
     Listen(ListenArguments),
     /// List, show, requeue or delete dead letters: AMQP messages that were refused for good.
     DeadLetters(DeadLettersArguments),
+    /// Revoke tokens, list what is revoked, or lift it.
+    Revocations(RevocationsArguments),
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,21 +1,15 @@
 //! `fanfare dead-letters`: a client of `/admin/dead-letters`.
 
-use std::time::Duration;
-
 use clap::{Args, Subcommand};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Method;
-use reqwest::header::AUTHORIZATION;
 use serde_json::{Value, json};
 
+use super::desk::{Desk, DeskArguments};
 use super::failure::Failure;
-use super::place::Place;
-use super::{output, problem};
-use crate::auth::Secret;
+use super::output;
 use crate::config::Sources;
 
-/// From the first byte sent to the last received.
-const DEADLINE: Duration = Duration::from_secs(30);
 /// How many letters are asked for at a time.
 const PAGE: usize = 500;
 
@@ -30,15 +24,8 @@ Examples:
 Beside a trial set-up's ./data, --admin-url and --token are taken from there. Exit code 1 if
 anything asked for was not done, with one line for each.")]
 pub(super) struct DeadLettersArguments {
-    /// The address of a node's admin listener; any node will do.
-    #[arg(long, env = "FANFARE_ADMIN_URL", global = true)]
-    admin_url: Option<String>,
-    /// Admin token; better by the environment than by the command line.
-    #[arg(long, env = "FANFARE_ADMIN_TOKEN", hide_env_values = true, value_parser = secret, global = true)]
-    token: Option<Secret>,
-    /// Print JSON, one value a line.
-    #[arg(long, global = true)]
-    json: bool,
+    #[command(flatten)]
+    desk: DeskArguments,
     #[command(subcommand)]
     what: What,
 }
@@ -93,30 +80,18 @@ struct Which {
     code: Option<String>,
 }
 
-fn secret(text: &str) -> Result<Secret, String> {
-    Ok(Secret::new(text))
-}
-
 pub(super) fn dead_letters(arguments: &DeadLettersArguments, sources: &Sources) -> Result<(), Failure> {
-    let (url, token) = match (&arguments.admin_url, &arguments.token) {
-        (Some(url), Some(token)) => (url.trim_end_matches('/').to_owned(), token.clone()),
-        (url, token) => {
-            let place = Place::find(sources)?;
-            (place.admin_url(url.as_deref()), place.admin_token(token.as_ref())?)
-        }
-    };
+    let letters = Letters(Desk::open(&arguments.desk, sources)?);
+    let as_json = arguments.desk.json;
     super::block_on(async {
-        let client = reqwest::Client::builder().timeout(DEADLINE).build();
-        let client = client.map_err(|error| Failure::new(format!("cannot start: {error}")))?;
-        let desk = Desk { client, url, token };
         match &arguments.what {
             What::List { limit, code } => {
-                let letters = desk.list(*limit as usize, code.as_deref()).await?;
-                show_list(&letters, arguments.json)
+                let listed = letters.list(*limit as usize, code.as_deref()).await?;
+                show_list(&listed, as_json)
             }
-            What::Show { id } => show_one(&desk.ask(Method::GET, &path(id, "")).await?, arguments.json),
-            What::Requeue(which) => desk.each(which, "requeued", arguments.json).await,
-            What::Delete(which) => desk.each(which, "deleted", arguments.json).await,
+            What::Show { id } => show_one(&letters.0.ask(Method::GET, &path(id, "")).await?, as_json),
+            What::Requeue(which) => letters.each(which, "requeued", as_json).await,
+            What::Delete(which) => letters.each(which, "deleted", as_json).await,
         }
     })
 }
@@ -125,38 +100,16 @@ fn path(id: &str, what: &str) -> String {
     format!("/admin/dead-letters/{}{what}", utf8_percent_encode(id, NON_ALPHANUMERIC))
 }
 
-/// Where letters are asked for.
-struct Desk {
-    client: reqwest::Client,
-    url: String,
-    token: Secret,
-}
+/// The letters of the nodes at a desk.
+struct Letters(Desk);
 
-impl Desk {
-    /// The answer's JSON if it is a success; null where it has none.
-    async fn ask(&self, method: Method, path: &str) -> Result<Value, Failure> {
-        let request = self.client.request(method, format!("{}{path}", self.url));
-        let request = request.header(AUTHORIZATION, format!("Bearer {}", self.token.expose()));
-        let unreachable = |error: reqwest::Error| super::publish::unreachable(&self.url, &error);
-        let answer = request.send().await.map_err(unreachable)?;
-        let status = answer.status();
-        let text = answer.text().await.map_err(unreachable)?;
-        if !status.is_success() {
-            return Err(Failure::new(problem::refusal(status.as_u16(), &text)));
-        }
-        match text.trim() {
-            "" => Ok(Value::Null),
-            text => serde_json::from_str(text)
-                .map_err(|_| Failure::new(format!("{} does not answer as a node does", self.url))),
-        }
-    }
-
+impl Letters {
     /// Up to `limit` letters of that code, page by page.
     async fn list(&self, limit: usize, code: Option<&str>) -> Result<Vec<Value>, Failure> {
         let mut letters = Vec::new();
         let mut after = String::new();
         loop {
-            let page = self.ask(Method::GET, &format!("/admin/dead-letters?limit={PAGE}{after}")).await?;
+            let page = self.0.ask(Method::GET, &format!("/admin/dead-letters?limit={PAGE}{after}")).await?;
             let more = page["dead_letters"].as_array().cloned().unwrap_or_default();
             letters.extend(more.into_iter().filter(|letter| code.is_none_or(|code| letter["code"] == code)));
             match page["next"].as_str() {
@@ -181,8 +134,8 @@ impl Desk {
         let mut failure: Option<Failure> = None;
         for id in &ids {
             let asked = match done {
-                "requeued" => self.ask(Method::POST, &path(id, "/requeue")).await,
-                _ => self.ask(Method::DELETE, &path(id, "")).await,
+                "requeued" => self.0.ask(Method::POST, &path(id, "/requeue")).await,
+                _ => self.0.ask(Method::DELETE, &path(id, "")).await,
             };
             match asked {
                 Ok(_) if as_json => output::line(&json!({"id": id, "status": done}).to_string())?,

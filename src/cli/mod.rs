@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod dead_letters;
+mod desk;
 mod failure;
 mod inbox;
 mod listen;
@@ -13,6 +14,7 @@ mod output;
 mod place;
 mod problem;
 mod publish;
+mod revocations;
 mod seam;
 mod serve;
 mod token;
@@ -37,6 +39,7 @@ pub fn main() -> ExitCode {
         Command::Inbox { what } => inbox::inbox(&what, &sources),
         Command::Publish(arguments) => publish::publish(&arguments, &sources),
         Command::DeadLetters(arguments) => dead_letters::dead_letters(&arguments, &sources),
+        Command::Revocations(arguments) => revocations::revocations(&arguments, &sources),
         Command::Listen(arguments) => listen::listen(&arguments, &sources),
     };
     match outcome {

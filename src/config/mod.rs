@@ -261,6 +261,8 @@ pub struct RetentionConfig {
     pub receipts: Duration,
     /// `idle_device_days`.
     pub idle_device: Duration,
+    /// `revocation_days`.
+    pub revocation: Duration,
 }
 
 /// `[drain]`.

@@ -180,6 +180,8 @@ impl Delivery {
             }
         }
         self.cursors.seen(&connection.user, self.clock.now());
+        // Only now: whoever revokes it later finds it in the hub.
+        self.end_if_revoked(connection);
     }
 
     /// Announces the connection and its topics, and waits for presence to say so. Without presence the

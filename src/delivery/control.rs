@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::Delivery;
 use crate::broker::{ControlError, ControlRequest};
-use crate::domain::{ConnectionId, DeviceId, NodeId, UserId};
+use crate::domain::{ConnectionId, DeviceId, NodeId, UnixMillis, UserId};
 use crate::wire::CloseCode;
 use crate::wire::control::{Answer, Ask};
 
@@ -39,6 +39,9 @@ impl Delivery {
             Ask::Displace { connection } => self.end_connection(connection, CloseCode::Displaced),
             Ask::Close { connection } => self.end_connection(connection, CloseCode::ClosedByOperator),
             Ask::Remove { user, device } => self.remove(user, device.as_ref()),
+            Ask::Revoke { of, issued_before_ms } => {
+                Answer::Removed { connections: self.revoke(of, UnixMillis(*issued_before_ms)) }
+            }
             Ask::Connections { user, limit } => {
                 let connections = match user {
                     Some(user) => self.hub.of_user(user),

@@ -21,6 +21,7 @@
 //! | `cursors` | acks and last-seen times, merged and committed |
 //! | `receipts` | which notifications were acknowledged, noted in the inbox |
 //! | `control` | what other nodes ask |
+//! | `revoked` | connections by tokens that are revoked |
 //! | `displace` | one connection a device, whichever nodes hold them |
 //! | `drain` | the end, in order |
 
@@ -41,6 +42,7 @@ mod reader;
 mod reads;
 mod receipts;
 mod requests;
+mod revoked;
 mod shared;
 
 use std::sync::Arc;

@@ -149,6 +149,9 @@ impl Delivery {
         });
         let lost: Vec<TopicName> = followed.into_iter().filter(|topic| !may_follow(&claims, topic)).collect();
         connection.with_claims(|current| *current = claims);
+        if self.end_if_revoked(connection) {
+            return;
+        }
         self.pulse.expires(expires_at, connection.id);
         connection.push(server::refreshed(id, expires_at));
         for topic in lost {

@@ -5,6 +5,7 @@
 
 pub mod id;
 pub mod notification;
+pub mod revocation;
 pub mod stream;
 pub mod time;
 

@@ -112,7 +112,9 @@ impl Clients {
             Ok(value) => Ok(value
                 .and_then(|value| Ticket::parse(&value))
                 .filter(|ticket| ticket.fits(header(handshake, "origin"), self.clock.now()))
-                .map_or(Credential::Invalid(CloseCode::InvalidToken), |ticket| claims(ticket.into_claims()))),
+                .map(Ticket::into_claims)
+                .filter(|claims| !self.tokens.is_revoked(claims))
+                .map_or(Credential::Invalid(CloseCode::InvalidToken), claims)),
             Err(_) => Err(reject(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "presence_unavailable",

@@ -60,6 +60,8 @@ pub struct Settings {
     pub answer_timeout: Duration,
     /// How long another node may take to answer an operator's question.
     pub ask_timeout: Duration,
+    /// How long a revocation is kept.
+    pub revocation_life: Duration,
     /// Origins of other sites whose pages may use what is a user's, as browsers send them (`https://example.org`).
     pub allowed_origins: Vec<String>,
 }

@@ -75,6 +75,7 @@ pub(super) const ADMIN: &[Path] = &[
     path("/admin/dead-letters", READ),
     path("/admin/dead-letters/{id}", LOOK_OR_REMOVE),
     path("/admin/dead-letters/{id}/requeue", WRITE),
+    path("/admin/revocations", "GET, HEAD, POST, DELETE, OPTIONS"),
     path("/admin/drain", WRITE),
 ];
 

@@ -22,10 +22,12 @@ type Source = (i64, &'static str, &'static str);
 const POSTGRES: &[Source] = &[
     (1, "inbox", include_str!("../../migrations/postgres/0001_inbox.sql")),
     (2, "receipts", include_str!("../../migrations/postgres/0002_receipts.sql")),
+    (3, "revocations", include_str!("../../migrations/postgres/0003_revocations.sql")),
 ];
 const SQLITE: &[Source] = &[
     (1, "inbox", include_str!("../../migrations/sqlite/0001_inbox.sql")),
     (2, "receipts", include_str!("../../migrations/sqlite/0002_receipts.sql")),
+    (3, "revocations", include_str!("../../migrations/sqlite/0003_revocations.sql")),
 ];
 
 /// What [`migrate`] did.

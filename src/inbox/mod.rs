@@ -33,6 +33,7 @@ mod outbox;
 mod page;
 mod reads;
 mod receipts;
+mod revocations;
 mod schedules;
 mod start;
 mod upkeep;
@@ -48,6 +49,7 @@ pub use reads::{
 pub use receipts::{
     AfterRecipient, Cancelled, Counts, Delivered, DeliveredShared, Receipt, Receipts, RecipientReceipt, State,
 };
+pub use revocations::{RevocationStore, StoredRevocations};
 pub use schedules::{DueSchedule, Schedule, Scheduled, Schedules};
 pub use sqlite::SqliteInbox;
 pub use upkeep::{Erased, OutOfDate, Upkeep};
@@ -341,8 +343,14 @@ pub trait Streams: Send + Sync {
 }
 
 /// The whole inbox.
-pub trait Inbox: Appender + Streams + Receipts + ReadState + Schedules + Outbox + Upkeep {}
-impl<T: Appender + Streams + Receipts + ReadState + Schedules + Outbox + Upkeep> Inbox for T {}
+pub trait Inbox:
+    Appender + Streams + Receipts + ReadState + Schedules + Outbox + RevocationStore + Upkeep
+{
+}
+impl<T: Appender + Streams + Receipts + ReadState + Schedules + Outbox + RevocationStore + Upkeep> Inbox
+    for T
+{
+}
 
 /// What both implementations are told.
 #[derive(Clone)]

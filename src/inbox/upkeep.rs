@@ -16,6 +16,8 @@ pub struct OutOfDate {
     pub expired: UnixMillis,
     /// Devices that were last used before this, with their cursors.
     pub devices: UnixMillis,
+    /// Revocations that lapsed by then.
+    pub revocations: UnixMillis,
 }
 
 /// What was erased of a person: how many rows of each kind.

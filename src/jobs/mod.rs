@@ -10,7 +10,8 @@
 //! | `schedule` | publishes what is due |
 //! | `expiry` | notes what is past its time |
 //! | `retention` | cuts streams by age and by count |
-//! | `sweep` | removes keys, what expired long ago, idle devices |
+//! | `revocations` | compares which revocations this node knows with which are stored |
+//! | `sweep` | removes keys, what expired long ago, idle devices, lapsed revocations |
 //! | `undelivered` | looks for what nobody acknowledged |
 //! | `events` | tells backends what is in the outbox |
 //! | `online` | tells them who came and went, after a grace |
@@ -25,6 +26,7 @@ pub mod key_set;
 mod online;
 mod reconcile;
 mod retention;
+mod revocations;
 mod round;
 mod schedule;
 mod survivor;
@@ -140,6 +142,8 @@ pub fn start(parts: Parts) {
     starter.start(retention::ByAge { inbox: inbox(), clock: clock(), age: kept.age });
     starter.start(retention::Overfull { inbox: inbox(), max_entries: kept.max_entries });
     starter.start(sweep::Sweep { inbox: inbox(), clock: clock(), kept });
+    let delivery = Arc::clone(&parts.delivery);
+    starter.start(revocations::Revocations { inbox: inbox(), delivery, read: None });
     if settings.undelivered {
         starter.start(undelivered::Undelivered { inbox: inbox(), clock: clock() });
     }
@@ -220,6 +224,7 @@ mod tests {
             retention::ByAge::NAME,
             retention::Grown::NAME,
             retention::Overfull::NAME,
+            revocations::Revocations::NAME,
             schedule::Schedule::NAME,
             Survivor::NAME,
             sweep::Sweep::NAME,

@@ -1,4 +1,4 @@
-//! The sweep: idempotency keys, what expired long ago, and devices that nobody uses any more.
+//! The sweep: idempotency keys, what expired long ago, devices that nobody uses any more, lapsed revocations.
 //!
 //! Owns how long each is kept. It must never touch what may still be delivered.
 
@@ -34,6 +34,7 @@ impl Job for Sweep {
             keys: before(now, self.kept.keys),
             expired: before(now, self.kept.receipts),
             devices: before(now, self.kept.idle_devices),
+            revocations: now,
         };
         let gone = self.inbox.sweep(&before, ROWS).await?;
         Ok(Round { done: gone, more: gone > 0 })

@@ -1,4 +1,4 @@
-//! Metrics of authentication: the keys that are fetched.
+//! Metrics of authentication: the keys that are fetched, the tokens that are revoked.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -13,7 +13,7 @@ pub struct FetchLabels {
     pub outcome: &'static str,
 }
 
-/// What is counted of the key set. Cloning shares it.
+/// What is counted of keys and tokens. Cloning shares it.
 #[derive(Debug, Clone, Default)]
 pub struct AuthMetrics {
     /// Fetches of the set.
@@ -24,6 +24,10 @@ pub struct AuthMetrics {
     pub left_out: Gauge,
     /// Tokens of an unknown `kid` that caused no fetch, since another had only just done so.
     pub suppressed: Counter,
+    /// Revocations that this node knows.
+    pub revocations: Gauge,
+    /// Tokens that were refused because they are revoked.
+    pub revoked: Counter,
 }
 
 impl AuthMetrics {
@@ -44,6 +48,16 @@ impl AuthMetrics {
             "auth_jwks_suppressed",
             "Tokens of an unknown kid that caused no fetch of the key set",
             metrics.suppressed.clone(),
+        );
+        registry.register(
+            "auth_revocations",
+            "Revocations that this node knows",
+            metrics.revocations.clone(),
+        );
+        registry.register(
+            "auth_revoked",
+            "Tokens that were refused because they are revoked",
+            metrics.revoked.clone(),
         );
         metrics
     }

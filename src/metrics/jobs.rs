@@ -8,7 +8,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 /// All jobs, so that each counter is there at zero before its first round.
-pub const JOBS: [&str; 12] = [
+pub const JOBS: [&str; 13] = [
     "events",
     "events_backlog",
     "expiry",
@@ -17,6 +17,7 @@ pub const JOBS: [&str; 12] = [
     "retention_age",
     "retention_count",
     "retention_scan",
+    "revocations",
     "schedule",
     "survivor",
     "sweep",

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::auth::{Admins, KeySet, Publishers, SigningKey, UserTokens};
+use crate::auth::{Admins, KeySet, Publishers, Revocations, SigningKey, UserTokens};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{AuthConfig, Config, Trial};
@@ -138,6 +138,7 @@ impl Node {
         ));
         let jobs = cancel.child_token();
         let tokens = UserTokens::new(auth.users.clone()).map_err(|bad| key_error(&bad))?;
+        let tokens = tokens.with_revocations(Arc::new(Revocations::new(metrics.auth.clone())));
         let tokens = Arc::new(tokens.with_key_set(fetched_keys(&auth, &clock, &metrics, &tracker, &jobs)?));
         let publishers = Arc::new(Publishers::new(
             auth.publishers.clone(),
@@ -160,6 +161,12 @@ impl Node {
             },
             lease.clone(),
         );
+        // Before anybody is let in.
+        if let Err(error) = delivery.read_revocations().await {
+            // So that the next try does not have to wait for this one's lease; what fails runs out.
+            let _ = presence.release(&lease.node, &lease.boot).await;
+            return Err(error).context("inbox.url: which tokens are revoked cannot be read");
+        }
         let publishing = Publishing::start(
             settings::publish(&config),
             Arc::clone(&inbox),
@@ -294,6 +301,7 @@ impl Node {
             body_timeout: Duration::from_secs(30),
             answer_timeout: Duration::from_secs(30),
             ask_timeout: Duration::from_secs(2),
+            revocation_life: self.config.retention.revocation,
             allowed_origins: self.config.http.allowed_origins.clone(),
         }
     }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::domain::revocation::Revoked;
 use crate::domain::{DeviceId, NodeId, UserId};
 
 /// What one node asks of another.
@@ -32,6 +33,13 @@ pub enum Ask {
         user: UserId,
         /// Of which device; `None`: all.
         device: Option<DeviceId>,
+    },
+    /// Refuse these tokens from now on, and close the connections by them. It is stored already.
+    Revoke {
+        /// Whose.
+        of: Revoked,
+        /// Those issued before this, in milliseconds since 1970.
+        issued_before_ms: u64,
     },
 }
 

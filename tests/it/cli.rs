@@ -101,6 +101,10 @@ fn every_command_has_help_with_examples() {
         vec!["dead-letters", "show"],
         vec!["dead-letters", "requeue"],
         vec!["dead-letters", "delete"],
+        vec!["revocations"],
+        vec!["revocations", "list"],
+        vec!["revocations", "add"],
+        vec!["revocations", "lift"],
     ] {
         let ran = run(folder.path(), &[command.clone(), vec!["--help"]].concat());
         assert_eq!(ran.code, Some(0), "{command:?}: {}", ran.err);

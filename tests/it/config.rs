@@ -301,6 +301,7 @@ fn what_may_live_for_so_long_is_kept_for_so_long() {
     let day = Duration::from_secs(24 * 3600);
     assert_eq!((config.retention.age, config.retention.max_entries), (30 * day, 10_000));
     assert_eq!((config.retention.receipts, config.retention.idle_device), (day, 90 * day));
+    assert_eq!(config.retention.revocation, 30 * day);
     assert_eq!(config.publish.max_schedule, 90 * day);
     let listed = problems("[retention]\ndays = 7", &[]);
     assert_eq!(listed, ["retention.days: must be at least publish.max_ttl_days (30); got 7"]);

@@ -23,6 +23,7 @@ mod lanes;
 mod presence;
 mod read_state;
 mod receipts;
+mod revocations;
 mod sim;
 mod sockets;
 mod start;

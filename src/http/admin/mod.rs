@@ -10,10 +10,12 @@
 //! | `GET /admin/dead-letters?limit=&after=` | AMQP messages that were refused for good |
 //! | `GET, DELETE /admin/dead-letters/{id}` | one of them, with its body; away with it |
 //! | `POST /admin/dead-letters/{id}/requeue` | back into its lane |
+//! | `GET, POST, DELETE /admin/revocations` | tokens that are refused before they run out |
 //! | `POST /admin/drain` | sends this node's clients away |
 
 mod connections;
 mod dead_letters;
+mod revocations;
 mod users;
 
 use std::sync::Arc;
@@ -46,7 +48,7 @@ pub(super) fn routes(state: &Arc<State>) -> BoxedFilter<(Response,)> {
     let drain = warp::path!("admin" / "drain").and(warp::post()).and(call(state, "/admin/drain"));
     let drain = drain.then(|call| without_body(call, drain_answer));
     let rest = presence.boxed().or(drain.boxed()).unify().or(users::route(state)).unify();
-    let rest = rest.or(dead_letters::routes(state)).unify();
+    let rest = rest.or(dead_letters::routes(state)).unify().or(revocations::routes(state)).unify();
     nodes.boxed().or(connections::routes(state)).unify().or(rest).unify().boxed()
 }
 

@@ -68,6 +68,13 @@ delete from bodies where ctid = any(array(
 ))
 "#;
 
+const SWEEP_REVOCATIONS: &str = r#"
+delete from revocations where ctid = any(array(
+    select ctid from revocations where lapses_at <= $1
+    order by lapses_at limit $2 for update skip locked
+))
+"#;
+
 /// Idle devices with their cursors, sorted as those who move them do.
 const SWEEP_DEVICES: &str = r#"
 with idle as (
@@ -181,7 +188,8 @@ impl PostgresInbox {
         let entries = self.sweep_kind(SWEEP_ENTRIES, before.expired, limit).await?;
         let bodies = self.sweep_kind(SWEEP_BODIES, before.expired, limit).await?;
         let devices = self.sweep_devices(before.devices, limit).await?;
-        Ok(keys + due + entries + bodies + devices)
+        let revocations = self.sweep_kind(SWEEP_REVOCATIONS, before.revocations, limit).await?;
+        Ok(keys + due + entries + bodies + devices + revocations)
     }
 
     async fn find_overfull(&self, max_entries: u64, limit: u32) -> Result<Vec<Stream>, Failure> {

@@ -22,6 +22,7 @@ mod outbox;
 mod reads;
 mod receipts;
 mod retention;
+mod revocations;
 mod schedules;
 mod start;
 mod streams;

@@ -47,6 +47,12 @@ delete from bodies where id in (
 )
 "#;
 
+const SWEEP_REVOCATIONS: &str = r#"
+delete from revocations where (kind, subject) in (
+    select kind, subject from revocations where lapses_at <= ?1 order by lapses_at limit ?2
+)
+"#;
+
 /// Idle devices. Answers which.
 const SWEEP_DEVICES: &str = r#"
 delete from devices where (user_id, device) in (
@@ -140,8 +146,12 @@ impl SqliteInbox {
     }
 
     async fn sweep_all(&self, before: &OutOfDate, limit: u32) -> Result<u64, Failure> {
-        let kinds =
-            [(SWEEP_KEYS, before.keys), (SWEEP_ENTRIES, before.expired), (SWEEP_BODIES, before.expired)];
+        let kinds = [
+            (SWEEP_KEYS, before.keys),
+            (SWEEP_ENTRIES, before.expired),
+            (SWEEP_BODIES, before.expired),
+            (SWEEP_REVOCATIONS, before.revocations),
+        ];
         let mut swept = 0;
         for (statement, before) in kinds {
             let query = sqlx::query(statement).bind(before.as_i64()).bind(i64::from(limit));

@@ -15,6 +15,7 @@ mod read;
 mod reads;
 mod receipts;
 mod retention;
+mod revocations;
 mod schedules;
 mod store;
 mod upkeep;

@@ -88,6 +88,9 @@ async fn nothing_below_admin_is_for_anybody_else() {
         (Method::GET, "/admin/presence/alice"),
         (Method::DELETE, "/admin/connections/0000000000000000"),
         (Method::DELETE, "/admin/users/alice"),
+        (Method::GET, "/admin/revocations"),
+        (Method::POST, "/admin/revocations"),
+        (Method::DELETE, "/admin/revocations?user=alice"),
         (Method::POST, "/admin/drain"),
     ] {
         let bare = got(client(method.clone(), path)).await;

@@ -100,6 +100,7 @@ impl Rig {
                 body_timeout: Duration::from_secs(10),
                 answer_timeout: Duration::from_secs(20),
                 ask_timeout: Duration::from_secs(2),
+                revocation_life: Duration::from_secs(24 * 3_600),
                 allowed_origins: vec!["https://shop.example".to_owned()],
             },
             node: lease,

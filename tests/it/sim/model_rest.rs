@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use fanfare::domain::revocation::{Revocation, Revoked};
 use fanfare::domain::{DeviceId, NotificationId, Stream, UnixMillis, UserId};
 use fanfare::inbox::{
-    DueSchedule, Erased, FirstAnswer, InboxError, OutOfDate, Outbox, OutboxEvent, PresenceChange, Schedule,
-    Scheduled, Schedules, Upkeep,
+    DueSchedule, Erased, FirstAnswer, InboxError, OutOfDate, Outbox, OutboxEvent, PresenceChange,
+    RevocationStore, Schedule, Scheduled, Schedules, StoredRevocations, Upkeep,
 };
 
 use super::ledger::{Later, Ledger};
@@ -120,6 +121,25 @@ impl Upkeep for ModelInbox {
     }
 
     async fn close(&self) {}
+}
+
+#[async_trait]
+impl RevocationStore for ModelInbox {
+    async fn revoke(&self, _: &Revocation, _: u32) -> Result<Option<Revocation>, InboxError> {
+        unimplemented!("nothing is revoked here")
+    }
+
+    async fn lift(&self, _: &Revoked) -> Result<bool, InboxError> {
+        unimplemented!("nothing is revoked here")
+    }
+
+    async fn revocations_version(&self) -> Result<u64, InboxError> {
+        Ok(0)
+    }
+
+    async fn revocations(&self, _: UnixMillis) -> Result<StoredRevocations, InboxError> {
+        Ok(StoredRevocations { version: 0, all: Vec::new() })
+    }
 }
 
 #[async_trait]

@@ -1,6 +1,6 @@
 //! An operator at a node's admin listener.
 
-use reqwest::{Client, Method};
+use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 
 use super::backends::http_client;
@@ -31,6 +31,13 @@ impl Operator {
         self.request(Method::POST, path).await
     }
 
+    /// `POST path` with this body.
+    pub async fn post_json(&self, path: &str, body: &Value) -> (u16, Value) {
+        let request = self.client.post(format!("{}{path}", self.url));
+        let request = request.header("content-type", "application/json").body(body.to_string());
+        self.send(path, request).await
+    }
+
     /// `DELETE path`.
     pub async fn delete(&self, path: &str) -> (u16, Value) {
         self.request(Method::DELETE, path).await
@@ -49,7 +56,10 @@ impl Operator {
     }
 
     async fn request(&self, method: Method, path: &str) -> (u16, Value) {
-        let request = self.client.request(method, format!("{}{path}", self.url));
+        self.send(path, self.client.request(method, format!("{}{path}", self.url))).await
+    }
+
+    async fn send(&self, path: &str, request: RequestBuilder) -> (u16, Value) {
         let answer = request.bearer_auth(&self.token).send().await;
         let answer = answer.unwrap_or_else(|error| panic!("{path}: {error}"));
         let status = answer.status().as_u16();

@@ -28,7 +28,7 @@ async fn remove(store: &Store, name: &str, on: &str) -> bool {
 /// Forgets what was idle for [`IDLE`], at most `limit` rows; answers how many rows went.
 async fn sweep(store: &Store, limit: u32) -> u64 {
     let devices = UnixMillis(store.now().0 - u64::try_from(IDLE.as_millis()).expect("90 days"));
-    let before = OutOfDate { keys: UnixMillis(0), expired: UnixMillis(0), devices };
+    let before = OutOfDate { devices, ..out_of_date(UnixMillis(0), UnixMillis(0)) };
     store.inbox.sweep(&before, limit).await.expect("swept")
 }
 
