@@ -152,6 +152,17 @@ mod tests {
     }
 
     #[test]
+    fn a_hash_that_differs_anywhere_is_another_one() {
+        let hash = KeyHash::of("abc");
+        for bit in 0..256 {
+            let mut other = hash;
+            other.0[bit / 8] ^= 1 << (bit % 8);
+            assert_ne!(hash, other, "bit {bit}");
+        }
+        assert_eq!(hash, KeyHash::of("abc"));
+    }
+
+    #[test]
     fn a_secret_does_not_show_itself() {
         assert_eq!(format!("{:?}", Some(Secret::new("hunter2"))), "Some([redacted])");
     }

@@ -81,6 +81,30 @@ async fn a_token_comes_by_header_subprotocol_hello_or_a_ticket_that_is_good_once
 }
 
 #[tokio::test]
+async fn a_page_of_another_site_opens_a_socket_only_if_it_is_listed() {
+    let node = TestNode::start_with(&[("http.allowed_origins", "[\"https://app.example\"]")]).await;
+    let url = node.process.ws_url();
+    let bearer = format!("Bearer {}", node.credentials.user_token("alice"));
+    let dial = async |origin: &str| {
+        let headers = [("authorization", bearer.as_str()), ("origin", origin)];
+        TestClient::dial_with(&url, &headers).await
+    };
+    for good in [node.process.http_url().as_str(), "https://app.example"] {
+        dial(good).await.unwrap_or_else(|error| panic!("{good}: {error}")).expect_welcome().await;
+    }
+    for bad in ["https://evil.example", "https://app.example.evil", "https://sub.app.example", "null"] {
+        match dial(bad).await {
+            Err(Error::Http(answer)) => {
+                assert_eq!(answer.status(), 403, "{bad}");
+                let body = answer.body().as_deref().unwrap_or_default();
+                assert!(String::from_utf8_lossy(body).contains("origin_forbidden"), "{bad}");
+            }
+            other => panic!("{bad}: 403 was expected; got {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_a_client_gets_wrong_is_answered_and_costs_the_connection_only_where_it_must() {
     let node = TestNode::start().await;
     let (url, token) = (node.process.ws_url(), node.credentials.user_token("alice"));

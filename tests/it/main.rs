@@ -28,5 +28,6 @@ mod sim;
 mod sockets;
 mod start;
 mod survival;
+mod tickets;
 mod tidy;
 mod topology;
