@@ -24,6 +24,7 @@ mod presence;
 mod read_state;
 mod receipts;
 mod revocations;
+mod secrets;
 mod sim;
 mod sockets;
 mod start;

@@ -78,15 +78,22 @@ impl Process {
     /// Waits for its end.
     pub async fn wait(&mut self, deadline: Duration) -> ExitStatus {
         let what = format!("{} ends; it printed:\n{}", self.name, self.log());
-        within(deadline, &what, async {
-            loop {
-                if let Some(status) = self.exit_status() {
-                    return status;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
+        within(deadline, &what, self.ended()).await
+    }
+
+    /// Waits for its end, however long that takes.
+    pub async fn ended(&mut self) -> ExitStatus {
+        loop {
+            if let Some(status) = self.exit_status() {
+                return status;
             }
-        })
-        .await
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// `kill -9`, and waits until it is gone.
