@@ -173,16 +173,16 @@ fn every_setting_is_in_the_reference_with_its_default_and_no_other_is() {
     assert_eq!(documented, default_keys());
 }
 
-#[test]
-fn every_promise_names_tests_that_are_there() {
+/// How many tests a page's tables name in the last of so many columns. Each is there, and each row has one.
+fn tests_that_hold(page: &str, columns: usize) -> usize {
+    let is_row = |row: &Vec<String>| row.len() == columns && !row[0].starts_with("---");
     let mut named = 0;
-    let guarantees = text("docs/guarantees.md");
-    for row in rows(&guarantees, None).into_iter().filter(|row| row.len() == 2 && !row[0].starts_with("---"))
-    {
-        if row[1] == "held by" {
+    for row in rows(&text(page), None).into_iter().filter(is_row) {
+        let held_by = &row[columns - 1];
+        if held_by == "held by" {
             continue;
         }
-        let tests: Vec<&str> = row[1].split('`').filter(|part| part.contains("::")).collect();
+        let tests: Vec<&str> = held_by.split('`').filter(|part| part.contains("::")).collect();
         assert!(!tests.is_empty(), "nothing holds {:?}", row[0]);
         for test in tests {
             let (file, name) = test.split_once("::").expect("it has it");
@@ -193,7 +193,19 @@ fn every_promise_names_tests_that_are_there() {
             named += 1;
         }
     }
+    named
+}
+
+#[test]
+fn every_promise_names_tests_that_are_there() {
+    let named = tests_that_hold("docs/guarantees.md", 2);
     assert!(named > 60, "the tables were read: {named} tests");
+}
+
+#[test]
+fn every_threat_has_a_measure_and_names_tests_that_are_there() {
+    let named = tests_that_hold("docs/security.md", 3);
+    assert!(named > 50, "the tables were read: {named} tests");
 }
 
 #[test]
