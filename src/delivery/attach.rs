@@ -318,7 +318,7 @@ impl Delivery {
         self.cursors.seen(&connection.user, self.clock.now());
         self.cursors.flush_soon();
         self.keeper.withdraw(connection.member(&self.node));
-        topics.iter().filter(|topic| !self.hub.has_topic(topic)).for_each(|topic| self.shared.forget(topic));
+        topics.iter().for_each(|topic| self.forget_unfollowed(topic));
     }
 }
 

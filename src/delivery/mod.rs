@@ -187,7 +187,7 @@ impl Delivery {
         let router = Arc::clone(&parts.router);
         let delivery = Arc::new(Self {
             hub: Hub::default(),
-            shared: shared::SharedStreams::new(),
+            shared: shared::SharedStreams::new(parts.metrics.shared_streams.clone()),
             reader: reader::Reader::default(),
             cursors: cursors::Cursors::default(),
             receipts: receipts::Receipts::default(),

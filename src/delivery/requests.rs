@@ -118,7 +118,7 @@ impl Delivery {
             self.cursors.moved(&connection.user, device, &stream, epoch, acked);
         }
         if self.hub.unfollow(connection, topic) {
-            self.shared.forget(topic);
+            self.forget_unfollowed(topic);
         }
     }
 

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -103,11 +104,10 @@ impl Shared {
     }
 }
 
-/// Whether somebody who opened a shared stream was the first of this node.
+/// Whether somebody who opened a shared stream was the first of this node; perhaps of another life of it.
 enum Begun {
     Now,
     Before,
-    /// The node follows an earlier or later life of it.
     InAnotherLife,
 }
 
@@ -116,12 +116,13 @@ pub(super) struct SharedStreams {
     streams: Mutex<HashMap<Stream, Shared>>,
     intake: mpsc::Sender<Arrived>,
     arrivals: Mutex<Option<mpsc::Receiver<Arrived>>>,
+    count: Gauge,
 }
 
 impl SharedStreams {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(count: Gauge) -> Self {
         let (intake, arrivals) = mpsc::channel(INTAKE);
-        Self { streams: Mutex::default(), intake, arrivals: Mutex::new(Some(arrivals)) }
+        Self { streams: Mutex::default(), intake, arrivals: Mutex::new(Some(arrivals)), count }
     }
 
     /// The node follows the stream from `head`, if not yet.
@@ -130,6 +131,7 @@ impl SharedStreams {
         match streams.get(stream) {
             None => {
                 streams.insert(stream.clone(), Shared::new(epoch, head));
+                self.count.inc();
                 Begun::Now
             }
             Some(shared) if shared.epoch == epoch => Begun::Before,
@@ -137,9 +139,13 @@ impl SharedStreams {
         }
     }
 
-    /// Nobody here follows the topic any more.
-    pub(super) fn forget(&self, topic: &TopicName) {
-        self.lock().remove(&Stream::Topic(topic.clone()));
+    /// Forgets the topic unless it is still followed. Asked under the lock: whoever follows it from now on is in the
+    /// hub before it comes here to begin it, and begins it anew.
+    fn forget(&self, topic: &TopicName, is_followed: impl FnOnce() -> bool) {
+        let mut streams = self.lock();
+        if !is_followed() && streams.remove(&Stream::Topic(topic.clone())).is_some() {
+            self.count.dec();
+        }
     }
 
     /// The streams that the node follows and where it stands in each.
@@ -183,6 +189,15 @@ impl Delivery {
                 Next::Wait | Next::Lagged => {}
             }
         }
+        if let Stream::Topic(topic) = stream {
+            // Who opened it may have ended since: then nobody would be the last to leave it.
+            self.forget_unfollowed(topic);
+        }
+    }
+
+    /// Forgets the topic if nobody here follows it. Idempotent.
+    pub(super) fn forget_unfollowed(&self, topic: &TopicName) {
+        self.shared.forget(topic, || self.hub.has_topic(topic));
     }
 
     /// Queues an item of a shared stream for the task that orders them.

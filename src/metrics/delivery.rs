@@ -62,6 +62,8 @@ pub struct DeliveryMetrics {
     pub damaged_envelopes: Counter,
     /// 1 while this node cannot refresh its presence.
     pub blind: Gauge,
+    /// Streams that several connections read as one: everyone, and the topics that somebody here follows.
+    pub shared_streams: Gauge,
     /// Items for shared streams that were dropped because the intake was full; head checks heal.
     pub intake_dropped: Counter,
 }
@@ -89,6 +91,7 @@ impl DeliveryMetrics {
             byes: Family::default(),
             damaged_envelopes: Counter::default(),
             blind: Gauge::default(),
+            shared_streams: Gauge::default(),
             intake_dropped: Counter::default(),
         };
         metrics.enter(registry);
@@ -162,6 +165,11 @@ impl DeliveryMetrics {
             "delivery_blind",
             "1 while this node cannot refresh its presence",
             self.blind.clone(),
+        );
+        registry.register(
+            "delivery_shared_streams",
+            "Everyone, and the topics that somebody here follows",
+            self.shared_streams.clone(),
         );
         registry.register(
             "delivery_intake_dropped",

@@ -270,6 +270,30 @@ async fn a_plain_client_acknowledges_by_the_pong_of_a_later_ping() {
     assert_eq!(back_from(&url, &token, "manual", 0).await.expect_notification().await.seq, Some(1));
 }
 
+#[tokio::test]
+async fn a_node_keeps_a_topic_for_as_long_as_somebody_there_follows_it() {
+    let node = TestNode::start().await;
+    let (url, token) = (node.process.ws_url(), node.credentials.user_token("alice"));
+    let follow = json!({"topics": ["news", "sports"]});
+    let mut first = TestClient::connect(&url, &token, follow.clone()).await;
+    first.expect_welcome().await;
+    let mut second = TestClient::connect(&url, &token, follow).await;
+    second.expect_welcome().await;
+    let operator = node.operator();
+    let keeps = async |streams: f64| {
+        eventually(DEADLINE, &format!("{streams} streams are kept, everyone among them"), async || {
+            operator.metric("fanfare_delivery_shared_streams").await == streams
+        })
+        .await;
+    };
+    keeps(3.0).await;
+    second.send(json!({"type": "unsubscribe", "topic": "news"})).await;
+    first.close().await;
+    keeps(2.0).await;
+    second.close().await;
+    keeps(1.0).await;
+}
+
 /// The device's next connection whose stored cursor is `from`: a last ack may be on its way yet.
 async fn back_from(url: &str, token: &str, device: &str, from: u64) -> TestClient {
     let mut found = None;
