@@ -24,6 +24,7 @@ pub use source::{DEFAULT, Sources};
 pub use trial::{Trial, TrialError};
 
 use crate::auth::{AdminSettings, KeySetSettings, PublisherSettings, Secret, TokenSettings};
+use crate::delivery::Crowd;
 use crate::domain::{NodeId, PublisherId};
 use crate::gateway::Network;
 
@@ -206,6 +207,8 @@ pub struct GatewayConfig {
     pub window_bytes: usize,
     /// `max_topics_per_connection`.
     pub max_topics_per_connection: usize,
+    /// `max_connections_per_user` and `over_limit`.
+    pub crowd: Crowd,
 }
 
 /// `[publish]`.

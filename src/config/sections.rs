@@ -15,6 +15,7 @@ use super::{
     RetentionConfig, Store,
 };
 use crate::auth::Secret;
+use crate::delivery::{Crowd, OverLimit};
 use crate::domain::{NodeId, PublisherId};
 
 /// A setting that depends on the set-up unless somebody decides.
@@ -191,6 +192,9 @@ fn store(text: &str, data_dir: &Path) -> Option<Store> {
     }
 }
 
+const OVER_LIMIT: [(&str, OverLimit); 2] =
+    [("displace_oldest", OverLimit::DisplaceOldest), ("refuse_newest", OverLimit::RefuseNewest)];
+
 fn gateway(reader: &mut Reader) -> GatewayConfig {
     GatewayConfig {
         heartbeat: reader.millis("gateway.heartbeat_ms", 1_000..=300_000),
@@ -200,6 +204,10 @@ fn gateway(reader: &mut Reader) -> GatewayConfig {
         window_entries: reader.number("gateway.window_entries", 1..=10_000),
         window_bytes: reader.number("gateway.window_bytes", 4_096..=16_777_216),
         max_topics_per_connection: reader.number("gateway.max_topics_per_connection", 1..=1_000),
+        crowd: Crowd {
+            limit: reader.number("gateway.max_connections_per_user", 0..=4_096),
+            over_limit: reader.choice("gateway.over_limit", &OVER_LIMIT),
+        },
     }
 }
 

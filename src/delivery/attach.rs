@@ -14,6 +14,7 @@ use super::outlet::Outlet;
 use crate::auth::UserClaims;
 use crate::domain::{ConnectionId, Stream, TopicName, UnixMillis};
 use crate::inbox::{InboxError, Open, Opened, Resume, Unread};
+use crate::presence::Member;
 use crate::session::{Next, Place, Session};
 use crate::wire::client::ResumeAt;
 use crate::wire::server::{self, ErrorCode, StreamState, Welcome};
@@ -50,6 +51,12 @@ pub enum AttachError {
     /// The user has as many devices as allowed.
     #[error("a user may have at most {0} devices")]
     TooManyDevices(u32),
+    /// The user has as many other connections as allowed, here alone.
+    #[error("a user may have at most {0} connections")]
+    TooManyConnections(usize),
+    /// The user seems to have as many, on all nodes together: some may have died with their node.
+    #[error("a user may have at most {0} connections, and may have them on other nodes")]
+    PerhapsTooManyConnections(usize),
     /// The node is stopping.
     #[error("the node is draining")]
     Draining,
@@ -67,7 +74,12 @@ impl AttachError {
         match self {
             Self::TopicForbidden(_) => Some(ErrorCode::TopicForbidden),
             Self::TooManyTopics { .. } => Some(ErrorCode::TooManyTopics),
-            Self::TooManyDevices(_) | Self::Draining | Self::Unavailable(_) | Self::Ended => None,
+            Self::TooManyDevices(_)
+            | Self::TooManyConnections(_)
+            | Self::PerhapsTooManyConnections(_)
+            | Self::Draining
+            | Self::Unavailable(_)
+            | Self::Ended => None,
         }
     }
 
@@ -76,8 +88,9 @@ impl AttachError {
         match self {
             Self::TopicForbidden(_) | Self::TooManyTopics { .. } => CloseCode::InvalidFrame,
             Self::TooManyDevices(_) => CloseCode::TooManyDevices,
+            Self::TooManyConnections(_) => CloseCode::TooManyConnections,
             Self::Draining => CloseCode::Draining,
-            Self::Unavailable(_) => CloseCode::Unavailable,
+            Self::PerhapsTooManyConnections(_) | Self::Unavailable(_) => CloseCode::Unavailable,
             Self::Ended => CloseCode::Normal,
         }
     }
@@ -108,26 +121,39 @@ impl Delivery {
             return Err(AttachError::Draining);
         }
         self.register(&connection, &streams);
-        let degraded = self.announce(&connection, &streams).await;
-        let opened = match self.open(&connection, &streams, &resume).await {
-            Ok(opened) => opened,
-            Err(error) => {
-                self.detach(&connection);
-                return Err(error);
-            }
-        };
-        if !self.greet(&connection, &streams, &opened, degraded) {
+        if let Err(error) = self.welcome(&connection, streams, &resume).await {
             // It may have gone before its announce had landed: take that back, too.
             self.detach(&connection);
             self.keeper.withdraw(connection.member(&self.node));
-            return Err(AttachError::Ended);
+            return Err(error);
         }
         self.pulse.expires(expires_at, connection.id);
         self.metrics.attached.inc();
         self.metrics.attach_seconds.observe(started.elapsed().as_secs_f64());
-        self.ask_for_missed(&connection);
-        self.catch_up(&connection, streams, &opened);
         Ok(connection)
+    }
+
+    /// From the announce to the first reads. Nobody is ended for it before it is welcomed, but for its device's older
+    /// connection, and that not before it has found room.
+    async fn welcome(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        streams: Vec<Stream>,
+        resume: &[Option<ResumeAt>],
+    ) -> Result<(), AttachError> {
+        let others = self.announce(connection, &streams).await;
+        self.find_room(connection, &others)?;
+        self.displace_elsewhere(connection, &others);
+        let degraded = self.is_degraded();
+        let opened = self.open(connection, &streams, resume).await?;
+        if !self.greet(connection, &streams, &opened, degraded) {
+            return Err(AttachError::Ended);
+        }
+        self.ask_for_missed(connection);
+        self.catch_up(connection, streams, &opened);
+        self.displace_oldest(connection, &others);
+        // It may have been the oldest itself.
+        if connection.has_ended() { Err(AttachError::Ended) } else { Ok(()) }
     }
 
     fn streams_of(&self, attach: &Attach) -> Result<Vec<Stream>, AttachError> {
@@ -170,6 +196,7 @@ impl Delivery {
     fn register(self: &Arc<Self>, connection: &Arc<Connection>, streams: &[Stream]) {
         let same_device = self.hub.insert(Arc::clone(connection));
         self.metrics.connections.set(i64::try_from(self.hub.len()).unwrap_or(i64::MAX));
+        self.take_over_room(connection);
         for other in same_device {
             let older = if other.id < connection.id { &other } else { connection };
             older.bye(CloseCode::Displaced, None);
@@ -185,8 +212,9 @@ impl Delivery {
     }
 
     /// Announces the connection and its topics, and waits for presence to say so. Without presence the
-    /// connection is served all the same: this node is blind then, and says so. Returns whether it is degraded.
-    async fn announce(self: &Arc<Self>, connection: &Arc<Connection>, streams: &[Stream]) -> bool {
+    /// connection is served all the same: this node is blind then, and says so. Returns the user's other connections,
+    /// as far as presence knows them.
+    async fn announce(self: &Arc<Self>, connection: &Arc<Connection>, streams: &[Stream]) -> Vec<Member> {
         let member = connection.member(&self.node);
         let topics = streams.iter().filter_map(|stream| match stream {
             Stream::Topic(topic) => Some(topic.clone()),
@@ -200,18 +228,18 @@ impl Delivery {
             }
         };
         let (announced, routed) = tokio::join!(self.announces.call(0, member), routes);
+        if let Err(error) = routed {
+            self.go_blind(&error);
+        }
         match announced {
             Ok(Ok(others)) => {
                 self.keeper.came(&connection.user);
-                self.displace_elsewhere(connection, others);
+                return others;
             }
             Ok(Err(error)) => self.go_blind(&error),
             Err(_) => self.go_blind(&"too many announces are waiting"),
         }
-        if let Err(error) = routed {
-            self.go_blind(&error);
-        }
-        self.is_degraded()
+        Vec::new()
     }
 
     pub(super) async fn open(

@@ -42,6 +42,8 @@ pub struct Connection {
     pub(super) pinged: AtomicBool,
     /// Whether its presence is to be refreshed.
     pub(super) alive: AtomicBool,
+    /// Whether it has found room among its user's connections. Changed while none of them comes or goes.
+    pub(super) has_room: AtomicBool,
 }
 
 pub(super) struct State {
@@ -109,6 +111,7 @@ impl Connection {
             unanswered: AtomicU8::new(0),
             pinged: AtomicBool::new(false),
             alive: AtomicBool::new(false),
+            has_room: AtomicBool::new(false),
         })
     }
 

@@ -37,6 +37,7 @@ impl Delivery {
     fn answer_ask(&self, ask: &Ask) -> Answer {
         match ask {
             Ask::Displace { connection } => self.end_connection(connection, CloseCode::Displaced),
+            Ask::Crowd { connection } => self.end_connection(connection, CloseCode::TooManyConnections),
             Ask::Close { connection } => self.end_connection(connection, CloseCode::ClosedByOperator),
             Ask::Remove { user, device } => self.remove(user, device.as_ref()),
             Ask::Revoke { of, issued_before_ms } => {

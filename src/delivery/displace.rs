@@ -24,13 +24,14 @@ const PAUSE_MIN: Duration = Duration::from_millis(200);
 /// And at most.
 const PAUSE_MAX: Duration = Duration::from_millis(600);
 /// How many connections of a user are looked through; more than a user has devices.
-const MAX_OF_USER: u32 = 4_096;
+pub(super) const MAX_OF_USER: u32 = 4_096;
 
 impl Delivery {
     /// Presence knows `others` of the user of `connection`: of two of one device the newer stays.
-    pub(super) fn displace_elsewhere(self: &Arc<Self>, connection: &Arc<Connection>, others: Vec<Member>) {
-        let same_device = |other: &Member| other.device.is_some() && other.device == connection.device;
-        for other in others.into_iter().filter(same_device).filter(|other| other.node != self.node) {
+    pub(super) fn displace_elsewhere(self: &Arc<Self>, connection: &Arc<Connection>, others: &[Member]) {
+        let same_device = |other: &&Member| other.device.is_some() && other.device == connection.device;
+        let elsewhere = others.iter().filter(same_device).filter(|other| other.node != self.node);
+        for other in elsewhere.cloned() {
             if connection.has_ended() {
                 // A client that gave up while it waited displaces nobody.
                 return;

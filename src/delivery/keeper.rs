@@ -336,7 +336,7 @@ impl Delivery {
     fn displace_found(self: &Arc<Self>, group: &[Member], others: Vec<Vec<Member>>) {
         for (member, others) in group.iter().zip(others) {
             if let Some(connection) = self.hub.get(member.connection) {
-                self.displace_elsewhere(&connection, others);
+                self.displace_elsewhere(&connection, &others);
             }
         }
     }

@@ -23,11 +23,13 @@
 //! | `control` | what other nodes ask |
 //! | `revoked` | connections by tokens that are revoked |
 //! | `displace` | one connection a device, whichever nodes hold them |
+//! | `crowd` | no more connections of one user than allowed |
 //! | `drain` | the end, in order |
 
 mod attach;
 mod connection;
 mod control;
+mod crowd;
 mod cursors;
 mod displace;
 mod drain;
@@ -68,6 +70,7 @@ use crate::session::{Rules, Window};
 
 pub use attach::{Attach, AttachError};
 pub use connection::Connection;
+pub use crowd::{Crowd, OverLimit};
 pub use drain::DrainReport;
 pub use keeper::Watcher;
 
@@ -96,6 +99,8 @@ pub struct Settings {
     pub cursor_flush: Duration,
     /// How many topics a connection may follow.
     pub max_topics: usize,
+    /// How many connections a user may have.
+    pub crowd: Crowd,
     /// The rules that hold ([`Rules::SOUND`] but in simulations).
     pub rules: Rules,
 }

@@ -24,8 +24,9 @@ use crate::wire::{ClientFrame, CloseCode, Frame, Hello};
 const WAITING_FRAMES: usize = 64;
 /// When a client that could not be attached may come back.
 const RETRY_AFTER: Range<Duration> = Duration::from_millis(500)..Duration::from_millis(5_000);
-/// The same where keys cannot be fetched: that takes longer to change, and it may be all clients.
-const KEYS_RETRY_AFTER: Range<Duration> = Duration::from_secs(5)..Duration::from_secs(15);
+/// The same for what takes longer to change: keys that cannot be fetched, which may concern all clients, and connections
+/// that a dead node held, which count until presence forgets them.
+const LATER_AFTER: Range<Duration> = Duration::from_secs(5)..Duration::from_secs(15);
 
 /// One socket until and after delivery has its connection.
 pub(super) struct Visitor {
@@ -71,7 +72,7 @@ impl Visitor {
             Credential::None => None,
             Credential::Invalid(code) => {
                 let visitor = Arc::new(Self { clients, socket, caller, stage: Mutex::new(Stage::Ended) });
-                visitor.say_bye(code, KEYS_RETRY_AFTER);
+                visitor.say_bye(code, LATER_AFTER);
                 return Arc::new(Seat(visitor));
             }
         };
@@ -146,7 +147,7 @@ impl Visitor {
                     if !error.is_temporary() {
                         visitor.say_refused(hello.id, &error);
                     }
-                    visitor.say_bye(close_code(&error), KEYS_RETRY_AFTER);
+                    visitor.say_bye(close_code(&error), LATER_AFTER);
                 }
             }
         });
@@ -196,7 +197,11 @@ impl Visitor {
         if let Some(error_code) = error.error_code() {
             let _ = self.socket.push(server::error(None, error_code, &error.to_string()));
         }
-        self.say_bye(error.close_code(), RETRY_AFTER);
+        let after = match error {
+            AttachError::PerhapsTooManyConnections(_) => LATER_AFTER,
+            _ => RETRY_AFTER,
+        };
+        self.say_bye(error.close_code(), after);
     }
 
     /// Whoever may come back is told to do so at some time within `span`.

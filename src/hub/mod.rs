@@ -113,6 +113,12 @@ impl<C: Member> Hub<C> {
         self.shard(user).get(user).cloned().unwrap_or_default()
     }
 
+    /// What `look` finds among a user's connections, while none of them comes or goes. It must not call the hub.
+    pub fn among<R>(&self, user: &UserId, look: impl FnOnce(&[Arc<C>]) -> R) -> R {
+        let shard = self.shard(user);
+        look(shard.get(user).map_or(&[], Vec::as_slice))
+    }
+
     /// All connections, oldest first.
     pub fn all(&self) -> Vec<Arc<C>> {
         read(&self.all).values().cloned().collect()

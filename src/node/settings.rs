@@ -36,6 +36,7 @@ pub(super) fn delivery(config: &Config) -> delivery::Settings {
         gap_grace: GAP_GRACE,
         cursor_flush: CURSOR_FLUSH,
         max_topics: config.gateway.max_topics_per_connection,
+        crowd: config.gateway.crowd,
         rules: Rules::SOUND,
     }
 }

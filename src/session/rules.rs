@@ -13,6 +13,8 @@ pub struct Rules {
     pub skip_lower: bool,
     /// A page, push or head of another epoch, or a head under the position, ends the connection.
     pub compare_epochs: bool,
+    /// What presence knows of a user's connections on a node counts only if that node says so, too.
+    pub count_the_living: bool,
 }
 
 impl Rules {
@@ -23,5 +25,6 @@ impl Rules {
         read_gaps: true,
         skip_lower: true,
         compare_epochs: true,
+        count_the_living: true,
     };
 }

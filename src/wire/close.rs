@@ -45,7 +45,7 @@ close_codes! {
     HeartbeatTimeout = 4002, "heartbeat_timeout", "No pong arrived for two heartbeats.";
     SlowConsumer = 4003, "slow_consumer", "The client read nothing until the write deadline.";
     ClosedByOperator = 4004, "closed_by_operator", "An operator closed this connection.";
-    Unavailable = 4005, "unavailable", "The node cannot serve this connection now (the inbox is away, or the keys of tokens are).";
+    Unavailable = 4005, "unavailable", "The node cannot serve this connection now (the inbox is away, or the keys of tokens are, or its user may have too many).";
     StreamReset = 4006, "stream_reset", "The store was restored; come back and resume.";
     Displaced = 4500, "displaced", "A newer connection of the same device took over.";
     InvalidToken = 4501, "invalid_token", "The token was refused.";
@@ -53,6 +53,7 @@ close_codes! {
     HelloExpected = 4503, "hello_expected", "No hello arrived within 8 seconds.";
     TooManyDevices = 4504, "too_many_devices", "The user has as many devices as allowed.";
     Removed = 4505, "removed", "This device was removed, or its user was erased.";
+    TooManyConnections = 4506, "too_many_connections", "The user has as many other connections as allowed.";
 }
 
 impl CloseCode {

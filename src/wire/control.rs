@@ -14,6 +14,11 @@ pub enum Ask {
         /// Which (16 hexadecimal digits).
         connection: String,
     },
+    /// Close a connection because its user has newer ones, as many as allowed.
+    Crowd {
+        /// Which.
+        connection: String,
+    },
     /// Close a connection because an operator wants it.
     Close {
         /// Which.

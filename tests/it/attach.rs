@@ -322,3 +322,75 @@ fn of(received: &[Notification], stream: &str) -> Vec<Value> {
     let of_stream = |one: &&Notification| one.seq.is_some() && one.stream.as_deref() == Some(stream);
     received.iter().filter(of_stream).map(|one| one.notification["data"].clone()).collect()
 }
+
+#[tokio::test]
+async fn one_connection_too_many_of_a_user_displaces_the_oldest() {
+    let node = TestNode::start_with(&[("gateway.max_connections_per_user", "2")]).await;
+    let (url, token) = (node.process.ws_url(), node.credentials.user_token("alice"));
+    let mut oldest = TestClient::connect(&url, &token, json!({"device": "a"})).await;
+    oldest.expect_welcome().await;
+    let mut second = TestClient::connect(&url, &token, json!({})).await;
+    second.expect_welcome().await;
+    let bob = node.credentials.user_token("bob");
+    let mut bob = TestClient::connect(&url, &bob, json!({})).await;
+    bob.expect_welcome().await;
+    let mut third = TestClient::connect(&url, &token, json!({"device": "c"})).await;
+    third.expect_welcome().await;
+    expect_bye(&mut oldest, 4506).await;
+    // The same device once more is not one more.
+    let mut again = TestClient::connect(&url, &token, json!({"device": "c"})).await;
+    again.expect_welcome().await;
+    expect_bye(&mut third, 4500).await;
+    node.publisher().publish(&json!({"to": {"users": ["alice", "bob"]}, "data": 1})).await;
+    for client in [&mut second, &mut again, &mut bob] {
+        assert_eq!(client.expect_notification().await.notification["data"], 1);
+    }
+}
+
+#[tokio::test]
+async fn where_the_newest_is_refused_it_is_let_in_when_another_has_gone() {
+    let node = TestNode::start_with(&[
+        ("gateway.max_connections_per_user", "2"),
+        ("gateway.over_limit", "\"refuse_newest\""),
+    ])
+    .await;
+    let (url, token) = (node.process.ws_url(), node.credentials.user_token("alice"));
+    let mut first = TestClient::connect(&url, &token, json!({})).await;
+    first.expect_welcome().await;
+    let mut second = TestClient::connect(&url, &token, json!({"device": "b"})).await;
+    second.expect_welcome().await;
+    expect_bye(&mut TestClient::connect(&url, &token, json!({"device": "c"})).await, 4506).await;
+    let mut newer = TestClient::connect(&url, &token, json!({"device": "b"})).await;
+    newer.expect_welcome().await;
+    expect_bye(&mut second, 4500).await;
+    first.close().await;
+    let operator = node.operator();
+    eventually(DEADLINE, "the first has gone", async || {
+        let (_, body) = operator.get("/admin/connections?user=alice").await;
+        body["connections"].as_array().is_some_and(|listed| listed.len() == 1)
+    })
+    .await;
+    let mut third = TestClient::connect(&url, &token, json!({"device": "c"})).await;
+    third.expect_welcome().await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_says_hello_late_finds_no_room_where_newer_ones_have_it() {
+    for over_limit in ["\"refuse_newest\"", "\"displace_oldest\""] {
+        let node = TestNode::start_with(&[
+            ("gateway.max_connections_per_user", "1"),
+            ("gateway.over_limit", over_limit),
+        ])
+        .await;
+        let (url, token) = (node.process.ws_url(), node.credentials.user_token("alice"));
+        let mut early = TestClient::dial(&url, &token).await.expect("the upgrade");
+        let mut newer = TestClient::connect(&url, &token, json!({})).await;
+        newer.expect_welcome().await;
+        early.hello(json!({"topics": ["news", "sports"]})).await.expect("sent");
+        assert_eq!(early.expect_close().await.0, 4506, "{over_limit}");
+        node.publisher().publish(&json!({"to": {"users": ["alice"]}, "data": 1})).await;
+        assert_eq!(newer.expect_notification().await.notification["data"], 1);
+        let kept = node.operator().metric("fanfare_delivery_shared_streams").await;
+        assert_eq!(kept, 1.0, "{over_limit}: everyone");
+    }
+}

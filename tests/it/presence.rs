@@ -108,6 +108,28 @@ async fn redis_goes_on(cluster: &TestCluster) {
 }
 
 #[tokio::test]
+async fn a_users_connections_are_counted_over_both_nodes_and_the_oldest_goes() {
+    let cluster = TestCluster::start_with(&[("gateway.max_connections_per_user", "2")]).await;
+    let token = cluster.credentials.user_token("alice");
+    let mut clients = vec![];
+    for (node, device) in ["a", "b", "c"].into_iter().enumerate() {
+        let url = cluster.nodes[node % 2].ws_url();
+        let mut client = TestClient::connect(&url, &token, json!({"device": device})).await;
+        client.expect_welcome().await;
+        clients.push(client);
+    }
+    // Of the third's own node; then one of the other node.
+    expect_close(&mut clients[0], 4506).await;
+    let mut fourth = TestClient::connect(&cluster.nodes[0].ws_url(), &token, json!({"device": "d"})).await;
+    fourth.expect_welcome().await;
+    expect_close(&mut clients[1], 4506).await;
+    let publisher = Publisher::new(&cluster.nodes[1].http_url(), &cluster.credentials);
+    publisher.publish(&json!({"to": {"users": ["alice"]}, "data": 1})).await;
+    assert_eq!(clients[2].expect_notification().await.notification["data"], 1);
+    assert_eq!(fourth.expect_notification().await.notification["data"], 1);
+}
+
+#[tokio::test]
 async fn a_hello_that_comes_late_displaces_no_connection_that_was_made_after_it() {
     let cluster = TestCluster::start().await;
     let hello = json!({"device": "phone"});

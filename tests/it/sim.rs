@@ -8,10 +8,12 @@
 //! `FANFARE_SIM_SEED=17` replays one and prints its trace; `FANFARE_SIM_PLAN=storm` runs only runs of that kind.
 
 mod books;
+mod crowding;
 mod device;
 mod freeze;
 mod habits;
 mod held;
+mod house;
 mod ledger;
 mod line;
 mod model_broker;
@@ -23,9 +25,11 @@ mod node;
 mod plan;
 mod planted;
 mod publisher;
+mod roll;
 mod scenario;
 mod stage;
 mod store;
+mod throng;
 mod verdict;
 mod visit;
 mod weather;
@@ -40,7 +44,7 @@ use scenario::{Outcome, retell, run};
 const SEEDS: u64 = 40;
 
 /// The kinds that have a test of their own.
-const USUAL: [&str; 4] = ["storm", "calm", "frozen", "skewed"];
+const USUAL: [&str; 6] = ["storm", "calm", "frozen", "skewed", "crowded", "full"];
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name)
@@ -141,6 +145,13 @@ fn a_node_that_stood_still_for_longer_than_its_lease_loses_and_doubles_nothing()
 #[test]
 fn nodes_whose_clocks_are_a_second_apart_lose_and_double_nothing() {
     hold("nodes_whose_clocks_are_a_second_apart_lose_and_double_nothing", "skewed", Plan::SKEWED);
+}
+
+#[test]
+fn a_user_has_only_so_many_connections_and_none_ends_for_one_that_does_not_live() {
+    let test = "a_user_has_only_so_many_connections_and_none_ends_for_one_that_does_not_live";
+    hold(test, "crowded", Plan::CROWDED);
+    hold(test, "full", Plan::FULL);
 }
 
 #[test]

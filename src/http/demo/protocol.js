@@ -26,6 +26,7 @@ const MEANINGS = {
   4503: "No hello arrived in time.",
   4504: "The user has as many devices as allowed.",
   4505: "This device was removed, or its user was erased.",
+  4506: "The user has as many other connections as allowed.",
 };
 
 /** The code of a newer connection of the same device. */

@@ -14,7 +14,7 @@ use fanfare::broker::embedded::EmbeddedBus;
 use fanfare::broker::{Broker, Health};
 use fanfare::clock::Clock;
 use fanfare::delivery::outlet::{Flow, Outlet};
-use fanfare::delivery::{self, Attach, Delivery};
+use fanfare::delivery::{self, Attach, Crowd, Delivery, OverLimit};
 use fanfare::domain::{DeviceId, NodeId, PublisherId, Seq, Stream, TopicName, UserId};
 use fanfare::gateway::accept::{AcceptSettings, Lifetime, serve};
 use fanfare::http::{Check, Demo, Readiness, Settings, State, admin_routes, client_routes};
@@ -398,6 +398,7 @@ fn delivery_settings() -> delivery::Settings {
         gap_grace: Duration::from_millis(5),
         cursor_flush: Duration::from_secs(1),
         max_topics: 100,
+        crowd: Crowd { limit: 64, over_limit: OverLimit::DisplaceOldest },
         rules: Rules::SOUND,
     }
 }

@@ -8,9 +8,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fanfare::auth::{Pattern, UserClaims};
 use fanfare::delivery::{Attach, Connection};
-use fanfare::domain::{DeviceId, Seq, Stream, TopicName, UnixMillis, UserId};
+use fanfare::domain::{DeviceId, Seq, Stream, TopicName, UserId};
 use fanfare::wire::client::ResumeAt;
 use fanfare::wire::{AckMode, CloseCode, Hello};
 use tokio::sync::oneshot;
@@ -22,6 +21,7 @@ use super::plan::Plan;
 use super::publisher;
 use super::scenario::World;
 use super::stage::{Kind, Stage};
+use super::throng::claims;
 use super::visit::{Visit, brief, json};
 use super::witness::{Witness, number, text};
 
@@ -106,10 +106,12 @@ impl Device {
     /// still finds the client waiting at its door when it goes on, though the client may have gone by then.
     async fn connect(&self, node: &Node, hello: Hello, line: &Arc<Line>) -> Option<Arc<Connection>> {
         let (made, mut arrives) = oneshot::channel();
-        let (claims, peer) = (self.claims(), SocketAddr::from(([127, 0, 0, 1], 9)));
+        let (claims, peer) = (claims(&self.user), SocketAddr::from(([127, 0, 0, 1], 9)));
         let (delivery, outlet) = (Arc::clone(&node.delivery), Arc::clone(line));
         let (freezer, clock, stage) = (node.freezer.clone(), node.clock.clone(), self.stage.clone());
         let (door, name) = (Arc::clone(&node.door), self.name());
+        let (roll, id) = (self.world.shared.roll.clone(), node.id.clone());
+        let (user, device) = (self.user.clone(), self.device.clone());
         tokio::spawn(async move {
             freezer.thawed().await;
             let accepted_at = {
@@ -123,6 +125,7 @@ impl Device {
             let ending = Arc::clone(&outlet);
             let made = |connection: &Arc<Connection>| {
                 stage.say(format_args!("{name}: is {}", connection.id()));
+                roll.enter(&id, &user, device.as_ref(), connection, &ending);
                 drop(made.send(Arc::clone(connection)));
             };
             if let Err(error) = delivery.attach(attach, outlet, made).await {
@@ -135,9 +138,11 @@ impl Device {
             made = &mut arrives => made.ok(),
             () = tokio::time::sleep(PATIENCE) => {
                 line.cut();
+                let line = Arc::clone(line);
                 // The end of its stream is there already: the gateway sees it at once.
                 tokio::spawn(async move {
                     if let Ok(connection) = arrives.await {
+                        line.end();
                         connection.on_closed();
                     }
                 });
@@ -150,16 +155,6 @@ impl Device {
     fn name(&self) -> String {
         let device = self.device.as_ref().map_or("-", DeviceId::as_str);
         format!("{}/{device}#{}", self.user, self.connections)
-    }
-
-    fn claims(&self) -> UserClaims {
-        UserClaims {
-            user: self.user.clone(),
-            expires_at: UnixMillis(u64::MAX / 2),
-            topics: vec![Pattern::everything()],
-            issued_at: None,
-            token_id: None,
-        }
     }
 
     fn hello(&self) -> Hello {
@@ -239,13 +234,15 @@ impl Device {
         visit.line.cut();
         self.stage.say(format_args!("{}: leaves, clean {clean}", visit.witness.name));
         if clean && !visit.freezer.is_frozen() {
+            visit.line.end();
             return visit.connection.on_closed();
         }
         let (stage, connection) = (self.stage.clone(), Arc::clone(&visit.connection));
-        let freezer = visit.freezer.clone();
+        let (freezer, line) = (visit.freezer.clone(), Arc::clone(&visit.line));
         tokio::spawn(async move {
             stage.pause(100..=9_000).await;
             freezer.thawed().await;
+            line.end();
             connection.on_closed();
         });
     }

@@ -8,6 +8,7 @@ use fanfare::delivery::outlet::{Flow, Outlet};
 use fanfare::domain::UnixMillis;
 use fanfare::wire::{CloseCode, Frame};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::freeze::Freezer;
 
@@ -25,6 +26,10 @@ struct State {
     /// What a node sends that stands still arrives when it goes on.
     held: VecDeque<Sent>,
     closed: Option<CloseCode>,
+    /// When the node sent its first frame, which is `welcome` where it takes the client.
+    welcomed_at: Option<Instant>,
+    /// When the node closed it or was told of its end.
+    ended_at: Option<Instant>,
     /// The client has gone: nothing arrives any more.
     cut: bool,
     /// The server was told that enough is queued.
@@ -83,6 +88,26 @@ impl Line {
         state.closed.filter(|_| is_read && !self.freezer.is_frozen())
     }
 
+    /// When the node welcomed the client.
+    pub fn welcomed_at(&self) -> Option<Instant> {
+        self.lock().welcomed_at
+    }
+
+    /// When it ended for the node.
+    pub fn ended_at(&self) -> Option<Instant> {
+        self.lock().ended_at
+    }
+
+    /// Why the node ended it, whether that is read or not.
+    pub fn ended_for(&self) -> Option<CloseCode> {
+        self.lock().closed
+    }
+
+    /// The node is told of its end, or is no more.
+    pub fn end(&self) {
+        self.lock().ended_at.get_or_insert_with(Instant::now);
+    }
+
     /// The client is gone; what is queued never arrives.
     pub fn cut(&self) {
         let mut state = self.lock();
@@ -99,6 +124,9 @@ impl Line {
 impl Outlet for Line {
     fn push(&self, frame: Frame) -> Flow {
         let mut state = self.lock();
+        if state.welcomed_at.is_none() && is_welcome(&frame) {
+            state.welcomed_at = Some(Instant::now());
+        }
         if state.cut || state.closed.is_some() {
             return Flow::Open;
         }
@@ -117,7 +145,17 @@ impl Outlet for Line {
     }
 
     fn close(&self, code: CloseCode) {
-        self.lock().closed.get_or_insert(code);
+        let mut state = self.lock();
+        if state.ended_at.is_none() {
+            state.closed.get_or_insert(code);
+            state.ended_at = Some(Instant::now());
+        }
+        drop(state);
         self.stirred.notify_one();
     }
+}
+
+fn is_welcome(frame: &Frame) -> bool {
+    let text = [&frame.head[..], &frame.body[..]].concat();
+    text.windows(16).take(24).any(|part| part == br#""type":"welcome""#)
 }

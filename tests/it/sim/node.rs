@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use fanfare::auth::{TokenSettings, UserTokens};
 use fanfare::clock::Clock;
-use fanfare::delivery::{self, Delivery, Parts};
+use fanfare::delivery::{self, Crowd, Delivery, Parts};
 use fanfare::domain::NodeId;
 use fanfare::inbox::Inbox;
 use fanfare::metrics::Metrics;
+use fanfare::metrics::delivery::DeliveryMetrics;
 use fanfare::presence::embedded::EmbeddedPresence;
 use fanfare::presence::{Lease, NodeLease, Presence};
 use fanfare::publish::{self, Publishing};
@@ -23,6 +24,7 @@ use super::freeze::Freezer;
 use super::model_broker::Exchange;
 use super::model_presence::{ModelPresence, Mood};
 use super::plan::{Plan, Plant};
+use super::roll::Roll;
 use super::stage::Stage;
 use super::store::{ModelInbox, Store};
 
@@ -35,6 +37,7 @@ pub struct Shared {
     pub presence: EmbeddedPresence,
     pub presence_mood: Arc<Mutex<Mood>>,
     pub exchange: Exchange,
+    pub roll: Roll,
     /// Window and page sizes, of chance.
     pub window: Window,
     pub page: u32,
@@ -49,6 +52,7 @@ pub struct Node {
     pub router: Arc<Router>,
     pub inbox: Arc<dyn Inbox>,
     pub clock: Clock,
+    pub metrics: DeliveryMetrics,
     /// It stands still while this is on.
     pub freezer: Freezer,
     /// Connections are accepted one after the other, a millisecond each.
@@ -108,6 +112,7 @@ impl Node {
             router,
             inbox,
             clock,
+            metrics: metrics.delivery.clone(),
             freezer,
             door: Arc::default(),
             death,
@@ -196,6 +201,11 @@ fn settings(shared: &Shared) -> delivery::Settings {
         gap_grace: Duration::from_millis(15),
         cursor_flush: Duration::from_secs(2),
         max_topics: 8,
+        crowd: if shared.plan.plant == Plant::NoLimit {
+            Crowd { limit: 0, ..shared.plan.crowd }
+        } else {
+            shared.plan.crowd
+        },
         rules: shared.plan.rules,
     }
 }

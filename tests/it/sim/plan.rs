@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fanfare::delivery::{Crowd, OverLimit};
 use fanfare::session::Rules;
 
 /// What goes wrong by itself, as it does.
@@ -135,6 +136,8 @@ pub enum Plant {
     VersionsGoBack,
     /// Nodes send whatever they have, whatever was acknowledged.
     NoWindow,
+    /// Nodes take whoever comes.
+    NoLimit,
 }
 
 /// One kind of run.
@@ -165,6 +168,10 @@ pub struct Plan {
     pub fashion: Option<u64>,
     /// So many times of a hundred somebody publishes just when routes change: for who comes, follows, is cut off.
     pub rush: u32,
+    /// How many connections a user may have.
+    pub crowd: Crowd,
+    /// Now and then somebody comes with more.
+    pub throngs: bool,
 }
 
 /// Enough for a burst through the smallest window in the smallest pages; no check of heads comes so soon.
@@ -189,6 +196,8 @@ impl Plan {
         topics: 2,
         fashion: None,
         rush: 0,
+        crowd: Crowd { limit: 64, over_limit: OverLimit::DisplaceOldest },
+        throngs: false,
     };
     /// Nothing fails, and no head check helps: the order of things alone loses nothing.
     pub const CALM: Self = Self {
@@ -225,6 +234,18 @@ impl Plan {
     /// The nodes' clocks are up to a second apart, as is allowed; nothing else is wrong.
     pub const SKEWED: Self =
         Self { weather: Weather { skew_ms: 1_000, ..Weather::CALM }, stale_after: NEVER, ..Self::CALM };
+
+    /// Users come with more connections than are allowed, all at once, and nodes die.
+    pub const CROWDED: Self = Self {
+        weather: Weather { deaths: true, ..Weather::CALM },
+        active: Duration::from_secs(30),
+        crowd: Crowd { limit: 3, over_limit: OverLimit::DisplaceOldest },
+        throngs: true,
+        ..Self::STORM
+    };
+    /// The same where the newest are refused.
+    pub const FULL: Self =
+        Self { crowd: Crowd { limit: 3, over_limit: OverLimit::RefuseNewest }, ..Self::CROWDED };
 
     /// The same with something broken in a double.
     pub const fn planted(self, plant: Plant) -> Self {

@@ -21,6 +21,7 @@
 //! | 3: presence lost is seen by the lease; the broker's return is seen | `SilentFlush`, `SilentOutage` |
 //! | 3: without a broker heads are compared every second or two, from the beginning | `UnnoticedOutage` |
 //! | 3: a window for each stream | `NoWindow` |
+//! | a user's connections: only so many on a node, and none ends for one that does not live | `NoLimit`, rule `count_the_living` |
 //! | 5: a late goodbye removes nobody else | `LateGoodbye` |
 //! | 6: one statement from the counter to the commit | `LateVisible` |
 //! | 6: a key is remembered; a schedule fires once | `ForgottenKeys`, `UnguardedFiring` |
@@ -298,4 +299,16 @@ fn versions_that_go_back_with_a_restored_store_are_seen() {
 #[test]
 fn a_node_without_a_window_sends_too_far_ahead() {
     must_find(Plan::CALM.planted(Plant::NoWindow), &[Kind::Window]);
+}
+
+#[test]
+fn a_node_that_takes_whoever_comes_has_too_many_of_a_user() {
+    must_find(Plan::CROWDED.planted(Plant::NoLimit), &[Kind::Crowd]);
+    must_find(Plan::FULL.planted(Plant::NoLimit), &[Kind::Crowd]);
+}
+
+#[test]
+fn a_node_that_takes_presence_at_its_word_ends_connections_for_some_that_do_not_live() {
+    let rules = Rules { count_the_living: false, ..Rules::SOUND };
+    must_find(Plan::CROWDED.with_rules(rules), &[Kind::Crowd]);
 }

@@ -19,6 +19,7 @@ use super::model_broker::Exchange;
 use super::node::{Node, Shared};
 use super::plan::Plan;
 use super::publisher;
+use super::roll::Roll;
 use super::stage::{Finding, Stage};
 use super::store::Store;
 use super::verdict;
@@ -96,10 +97,15 @@ fn build(plan: Plan, stage: &Stage) -> World {
     let names = (1..=stage.pick(2..=3)).map(|n| NodeId::new(format!("n{n}")).expect("an id")).collect();
     let users = (1..=stage.pick(2..=3)).map(|n| UserId::new(format!("u{n}")).expect("an id")).collect();
     let topics = (1..=plan.topics).map(|n| TopicName::new(format!("t{n}")).expect("a topic")).collect();
+    World { shared: shared(plan, stage), nodes: Arc::default(), names, users, topics }
+}
+
+/// What all nodes of a run share.
+pub fn shared(plan: Plan, stage: &Stage) -> Shared {
     let window =
         Window { entries: *stage.one_of(&[3, 8, 256]), bytes: *stage.one_of(&[900, 1 << 20, 1 << 20]) };
     let margin = Duration::from_millis(plan.weather.skew_ms);
-    let shared = Shared {
+    Shared {
         stage: stage.clone(),
         plan,
         store: Store {
@@ -112,10 +118,10 @@ fn build(plan: Plan, stage: &Stage) -> World {
         presence: EmbeddedPresence::new(stage.clock()),
         presence_mood: Arc::default(),
         exchange: Exchange::new(stage.clone(), plan),
+        roll: Roll::default(),
         window,
         page: *stage.one_of(&[1, 2, 5, 100]),
-    };
-    World { shared, nodes: Arc::default(), names, users, topics }
+    }
 }
 
 /// One to three devices for each user, and now and then a client that names none.

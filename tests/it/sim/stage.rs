@@ -56,6 +56,8 @@ pub enum Kind {
     Start,
     /// An answer to a publisher waited for what it must not wait for.
     Late,
+    /// A user had more connections on a node than allowed, or one was ended for others that did not live.
+    Crowd,
 }
 
 /// One thing that must never happen, and did.

@@ -21,6 +21,8 @@ pub fn check_step(stage: &Stage, world: &World) {
         stage.find(Kind::Unkept, format_args!("{id} was accepted and is gone"));
     }
     check_prompt(stage, &ledger, world.shared.plan.prompt);
+    drop(ledger);
+    world.shared.roll.check(stage, &world.shared.plan);
 }
 
 /// Nobody who has been connected for so long waits for what has been there for so long.

@@ -14,6 +14,7 @@ use super::node::Node;
 use super::plan::Plant;
 use super::publisher;
 use super::scenario::World;
+use super::throng;
 
 /// Starts what the plan's weather has. Everything ends with [`clear`].
 pub fn start(world: &Arc<World>) {
@@ -47,6 +48,9 @@ pub fn start(world: &Arc<World>) {
     }
     if weather.retention {
         spawn(world, retention);
+    }
+    if world.shared.plan.throngs {
+        spawn(world, throng::come);
     }
 }
 
@@ -183,6 +187,7 @@ async fn deaths(world: Arc<World>) {
             world.shared.exchange.leave(&node.id);
             node.death.cancel();
             node.cancel.cancel();
+            world.shared.roll.leave(&node.id);
         } else {
             drain(&world, &node).await;
         }
@@ -205,6 +210,7 @@ async fn drain(world: &World, node: &Node) {
     node.cancel.cancel();
     world.shared.exchange.leave(&node.id);
     node.death.cancel();
+    world.shared.roll.leave(&node.id);
 }
 
 /// The backup is of some moment; what was committed since is gone, and the epoch says so.
