@@ -24,7 +24,7 @@ pub use source::{DEFAULT, Sources};
 pub use trial::{Trial, TrialError};
 
 use crate::auth::{AdminSettings, KeySetSettings, PublisherSettings, Secret, TokenSettings};
-use crate::delivery::Crowd;
+use crate::delivery::{Crowd, Recycling};
 use crate::domain::{NodeId, PublisherId};
 use crate::gateway::Network;
 
@@ -209,6 +209,8 @@ pub struct GatewayConfig {
     pub max_topics_per_connection: usize,
     /// `max_connections_per_user` and `over_limit`.
     pub crowd: Crowd,
+    /// `max_connection_age_s` (`None`: 0) and `recycle_rate`.
+    pub recycling: Option<Recycling>,
 }
 
 /// `[publish]`.

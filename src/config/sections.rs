@@ -15,7 +15,7 @@ use super::{
     RetentionConfig, Store,
 };
 use crate::auth::Secret;
-use crate::delivery::{Crowd, OverLimit};
+use crate::delivery::{Crowd, OverLimit, Recycling};
 use crate::domain::{NodeId, PublisherId};
 
 /// A setting that depends on the set-up unless somebody decides.
@@ -196,6 +196,8 @@ const OVER_LIMIT: [(&str, OverLimit); 2] =
     [("displace_oldest", OverLimit::DisplaceOldest), ("refuse_newest", OverLimit::RefuseNewest)];
 
 fn gateway(reader: &mut Reader) -> GatewayConfig {
+    let age = Duration::from_secs(reader.number("gateway.max_connection_age_s", 0..=2_592_000));
+    let per_second = reader.number("gateway.recycle_rate", 1..=10_000);
     GatewayConfig {
         heartbeat: reader.millis("gateway.heartbeat_ms", 1_000..=300_000),
         hello_timeout: reader.millis("gateway.hello_timeout_ms", 500..=60_000),
@@ -208,6 +210,7 @@ fn gateway(reader: &mut Reader) -> GatewayConfig {
             limit: reader.number("gateway.max_connections_per_user", 0..=4_096),
             over_limit: reader.choice("gateway.over_limit", &OVER_LIMIT),
         },
+        recycling: (!age.is_zero()).then_some(Recycling { age, per_second }),
     }
 }
 

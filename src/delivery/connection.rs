@@ -332,6 +332,13 @@ impl Connection {
         self.lock().phase == Phase::Ended
     }
 
+    /// Whether nothing is on its way to it that it waits for: it is welcomed and live in all its streams, and no
+    /// frame of its client waits for an answer.
+    pub(super) fn is_caught_up(&self) -> bool {
+        let state = self.lock();
+        state.phase == Phase::Welcomed && state.waiting.is_none() && state.session.is_caught_up()
+    }
+
     /// How presence knows it.
     pub(super) fn member(&self, node: &crate::domain::NodeId) -> presence::Member {
         presence::Member {

@@ -24,6 +24,7 @@
 //! | `revoked` | connections by tokens that are revoked |
 //! | `displace` | one connection a device, whichever nodes hold them |
 //! | `crowd` | no more connections of one user than allowed |
+//! | `recycle` | who has been connected for long is sent to come back |
 //! | `drain` | the end, in order |
 
 mod attach;
@@ -43,6 +44,7 @@ mod pulse;
 mod reader;
 mod reads;
 mod receipts;
+mod recycle;
 mod requests;
 mod revoked;
 mod shared;
@@ -73,6 +75,7 @@ pub use connection::Connection;
 pub use crowd::{Crowd, OverLimit};
 pub use drain::DrainReport;
 pub use keeper::Watcher;
+pub use recycle::Recycling;
 
 /// How delivery works.
 #[derive(Debug, Clone)]
@@ -101,6 +104,8 @@ pub struct Settings {
     pub max_topics: usize,
     /// How many connections a user may have.
     pub crowd: Crowd,
+    /// How long connections last; `None`: as long as they like.
+    pub recycling: Option<Recycling>,
     /// The rules that hold ([`Rules::SOUND`] but in simulations).
     pub rules: Rules,
 }
@@ -228,6 +233,7 @@ impl Delivery {
         self.tracker.spawn(Arc::clone(self).read_gaps());
         self.tracker.spawn(Arc::clone(self).check_heads());
         self.tracker.spawn(Arc::clone(self).keep_pulse());
+        self.tracker.spawn(Arc::clone(self).recycle());
         self.tracker.spawn(Arc::clone(self).keep_presence());
         self.tracker.spawn(Arc::clone(self).keep_lease());
         self.tracker.spawn(Arc::clone(self).flush_cursors());

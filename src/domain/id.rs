@@ -177,6 +177,11 @@ impl ConnectionId {
     pub fn new(now: super::UnixMillis, random: u32) -> Self {
         Self((now.0 << 20) | u64::from(random & 0x000f_ffff))
     }
+
+    /// When the connection was accepted, as it was given to [`ConnectionId::new`].
+    pub fn made_at(self) -> super::UnixMillis {
+        super::UnixMillis(self.0 >> 20)
+    }
 }
 
 impl fmt::Display for ConnectionId {
@@ -253,6 +258,7 @@ mod tests {
         let newer = ConnectionId::new(UnixMillis(1_001), 0);
         assert!(newer > older);
         assert_eq!(newer.to_string().parse::<ConnectionId>(), Ok(newer));
+        assert_eq!((older.made_at(), newer.made_at()), (UnixMillis(1_000), UnixMillis(1_001)));
     }
 
     #[test]

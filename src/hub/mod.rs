@@ -124,6 +124,11 @@ impl<C: Member> Hub<C> {
         read(&self.all).values().cloned().collect()
     }
 
+    /// Those with a lower id than this, oldest first.
+    pub fn made_before(&self, id: ConnectionId) -> Vec<Arc<C>> {
+        read(&self.all).range(..id).map(|(_, connection)| Arc::clone(connection)).collect()
+    }
+
     /// One connection.
     pub fn get(&self, connection: ConnectionId) -> Option<Arc<C>> {
         read(&self.all).get(&connection).cloned()

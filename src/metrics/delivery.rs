@@ -46,6 +46,8 @@ pub struct DeliveryMetrics {
     pub lagged: Counter,
     /// Connections that are held back now, as seen within the last heartbeat.
     pub lagged_connections: Gauge,
+    /// Connections that are past their age and not sent away yet.
+    pub overdue_connections: Gauge,
     /// Clients that were told `window_full`.
     pub window_full: Counter,
     /// Pages read, by why.
@@ -83,6 +85,7 @@ impl DeliveryMetrics {
             expired: Counter::default(),
             lagged: Counter::default(),
             lagged_connections: Gauge::default(),
+            overdue_connections: Gauge::default(),
             window_full: Counter::default(),
             reads: Family::default(),
             read_failures: Counter::default(),
@@ -133,6 +136,11 @@ impl DeliveryMetrics {
             "delivery_lagged_connections",
             "Connections that are held back now",
             self.lagged_connections.clone(),
+        );
+        registry.register(
+            "delivery_overdue_connections",
+            "Connections that are past their age and not sent away yet",
+            self.overdue_connections.clone(),
         );
         registry.register(
             "delivery_window_full",

@@ -37,6 +37,7 @@ pub(super) fn delivery(config: &Config) -> delivery::Settings {
         cursor_flush: CURSOR_FLUSH,
         max_topics: config.gateway.max_topics_per_connection,
         crowd: config.gateway.crowd,
+        recycling: config.gateway.recycling,
         rules: Rules::SOUND,
     }
 }

@@ -264,6 +264,11 @@ impl Session {
         self.congested || self.follows.iter().any(|follow| follow.status().phase == Phase::Lagged)
     }
 
+    /// Whether it has its place in every stream and nothing is to be read in any.
+    pub fn is_caught_up(&self) -> bool {
+        !self.congested && self.follows.iter().all(|follow| !follow.is_behind())
+    }
+
     /// How many entries are sent and not acknowledged, over all streams.
     pub fn unacked(&self) -> usize {
         self.follows.iter().map(|follow| follow.status().unacked).sum()

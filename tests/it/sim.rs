@@ -30,6 +30,7 @@ mod scenario;
 mod stage;
 mod store;
 mod throng;
+mod turnover;
 mod verdict;
 mod visit;
 mod weather;

@@ -399,6 +399,7 @@ fn delivery_settings() -> delivery::Settings {
         cursor_flush: Duration::from_secs(1),
         max_topics: 100,
         crowd: Crowd { limit: 64, over_limit: OverLimit::DisplaceOldest },
+        recycling: None,
         rules: Rules::SOUND,
     }
 }

@@ -10,6 +10,7 @@ use fanfare::delivery::outlet::Outlet;
 use fanfare::delivery::{Attach, Connection};
 use fanfare::domain::{DeviceId, NodeId, TopicName, UnixMillis, UserId};
 use fanfare::wire::{CloseCode, Hello};
+use serde_json::Value;
 
 use super::line::Line;
 use super::node::{Node, Shared};
@@ -17,6 +18,7 @@ use super::plan::Plan;
 use super::scenario::shared;
 use super::stage::Stage;
 use super::throng::claims;
+use super::visit::json;
 
 /// Twice in a heartbeat.
 const PONG: Duration = Duration::from_secs(2);
@@ -63,6 +65,17 @@ impl Stay {
     /// Why it is not there any more.
     pub fn code(&self) -> Option<CloseCode> {
         self.line.ended_for()
+    }
+
+    /// What it was told in `bye`. Reads all that was sent.
+    pub fn bye(&self) -> Option<Value> {
+        let texts = std::iter::from_fn(|| self.line.next()).filter(|sent| sent.frame.head[0] & 0x0f == 1);
+        texts.map(|sent| json(&sent.frame)).find(|frame| frame["type"] == "bye")
+    }
+
+    /// It says something.
+    pub fn says(&self, text: &str) {
+        self.connection.as_ref().expect("it was made").on_text(text);
     }
 
     /// It hangs up.

@@ -201,6 +201,7 @@ fn settings(shared: &Shared) -> delivery::Settings {
         gap_grace: Duration::from_millis(15),
         cursor_flush: Duration::from_secs(2),
         max_topics: 8,
+        recycling: shared.plan.recycling,
         crowd: if shared.plan.plant == Plant::NoLimit {
             Crowd { limit: 0, ..shared.plan.crowd }
         } else {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use fanfare::delivery::{Crowd, OverLimit};
+use fanfare::delivery::{Crowd, OverLimit, Recycling};
 use fanfare::session::Rules;
 
 /// What goes wrong by itself, as it does.
@@ -172,6 +172,8 @@ pub struct Plan {
     pub crowd: Crowd,
     /// Now and then somebody comes with more.
     pub throngs: bool,
+    /// How long connections last.
+    pub recycling: Option<Recycling>,
 }
 
 /// Enough for a burst through the smallest window in the smallest pages; no check of heads comes so soon.
@@ -198,6 +200,7 @@ impl Plan {
         rush: 0,
         crowd: Crowd { limit: 64, over_limit: OverLimit::DisplaceOldest },
         throngs: false,
+        recycling: None,
     };
     /// Nothing fails, and no head check helps: the order of things alone loses nothing.
     pub const CALM: Self = Self {
@@ -246,6 +249,13 @@ impl Plan {
     /// The same where the newest are refused.
     pub const FULL: Self =
         Self { crowd: Crowd { limit: 3, over_limit: OverLimit::RefuseNewest }, ..Self::CROWDED };
+
+    /// Connections last for a few seconds, and as calm.
+    pub const RECYCLED: Self = Self {
+        recycling: Some(Recycling { age: Duration::from_secs(2), per_second: 2 }),
+        active: Duration::from_secs(20),
+        ..Self::CALM
+    };
 
     /// The same with something broken in a double.
     pub const fn planted(self, plant: Plant) -> Self {

@@ -109,7 +109,7 @@ const UNSURE: Plan = Plan {
 const LONG: Plan = Plan { active: Duration::from_secs(24), ..Plan::CALM };
 
 /// What fails alone, and ends well as long as no rule is broken.
-pub const UNPLANTED: [(&str, Plan); 12] = [
+pub const UNPLANTED: [(&str, Plan); 13] = [
     ("brief", Plan::BRIEF),
     ("arriving", Plan::ARRIVING),
     ("fashion", Plan::FASHION),
@@ -123,6 +123,7 @@ pub const UNPLANTED: [(&str, Plan); 12] = [
     // Where reads fail, too, a head check is what heals.
     ("unsure", Plan { head_check: Plan::STORM.head_check, settle: Plan::STORM.settle, ..UNSURE }),
     ("long", LONG),
+    ("recycled", Plan::RECYCLED),
 ];
 
 #[test]
