@@ -14,6 +14,15 @@ pub(super) fn relations(reader: &mut Reader, config: &Config) {
         );
         reader.problem("presence.ttl_ms", message);
     }
+    // The other half is for what was taken, and for cursors.
+    if config.drain.window > config.drain.deadline / 2 {
+        let message = format!(
+            "must be at most half of drain.deadline_ms ({}); got {}",
+            config.drain.deadline.as_millis(),
+            config.drain.window.as_millis()
+        );
+        reader.problem("drain.window_ms", message);
+    }
     if config.drain.spread >= config.drain.deadline {
         let message = format!(
             "must be less than drain.deadline_ms ({}); got {}",

@@ -275,6 +275,8 @@ pub struct RetentionConfig {
 pub struct DrainConfig {
     /// `deadline_ms`.
     pub deadline: Duration,
+    /// `window_ms`.
+    pub window: Duration,
     /// `spread_ms`.
     pub spread: Duration,
 }

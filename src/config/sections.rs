@@ -65,6 +65,7 @@ pub(super) fn read(reader: &mut Reader) -> Config {
         },
         drain: DrainConfig {
             deadline: reader.millis("drain.deadline_ms", 100..=600_000),
+            window: reader.millis("drain.window_ms", 0..=300_000),
             spread: reader.millis("drain.spread_ms", 0..=600_000),
         },
         auth: super::auth::read(reader),

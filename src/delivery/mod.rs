@@ -49,8 +49,8 @@ mod requests;
 mod revoked;
 mod shared;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -73,7 +73,7 @@ use crate::session::{Rules, Window};
 pub use attach::{Attach, AttachError};
 pub use connection::Connection;
 pub use crowd::{Crowd, OverLimit};
-pub use drain::DrainReport;
+pub use drain::{Drain, DrainProgress, DrainReport};
 pub use keeper::Watcher;
 pub use recycle::Recycling;
 
@@ -135,6 +135,7 @@ pub struct Delivery {
     pulse: pulse::Pulse,
     check_soon: Notify,
     draining: AtomicBool,
+    drain_progress: Mutex<Option<DrainProgress>>,
 }
 
 /// What delivery is made of.
@@ -205,6 +206,7 @@ impl Delivery {
             pulse: pulse::Pulse::default(),
             check_soon: Notify::new(),
             draining: AtomicBool::new(false),
+            drain_progress: Mutex::default(),
             opens,
             announces,
             routes,

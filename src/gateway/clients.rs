@@ -4,9 +4,11 @@
 //! wait for `hello`. What comes after is delivery's. It must never log a credential.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use tokio_util::task::TaskTracker;
 use warp::Filter;
@@ -23,6 +25,9 @@ use crate::clock::Clock;
 use crate::delivery::Delivery;
 use crate::presence::Presence;
 use crate::wire::{AckMode, CloseCode, Hello};
+
+/// When who finds a node that stops may try again, in seconds: any of these.
+const DRAINING_AFTER_S: RangeInclusive<u32> = 1..=5;
 
 /// How clients are let in.
 #[derive(Debug, Clone)]
@@ -71,7 +76,7 @@ impl Clients {
 
     async fn decide(self: Arc<Self>, handshake: Handshake) -> Decision {
         if self.delivery.is_draining() {
-            return reject(StatusCode::SERVICE_UNAVAILABLE, "draining", "this node is stopping: try again");
+            return self.reject_while_draining();
         }
         if let Err(origin) = self.check_origin(&handshake) {
             let detail = format!("the origin {origin:?} is not in http.allowed_origins");
@@ -96,6 +101,16 @@ impl Clients {
         Decision::Accept(Box::new(move |socket| {
             Visitor::seat(self, socket, caller, credential, plain.then_some(query.hello))
         }))
+    }
+
+    /// By chance later or sooner, so that they do not come back as one.
+    fn reject_while_draining(&self) -> Decision {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let decision = reject(status, "draining", "this node is stopping: try again");
+        let Decision::Reject(mut response) = decision else { return decision };
+        let after_s = self.clock.random_range(DRAINING_AFTER_S);
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after_s));
+        Decision::Reject(response)
     }
 
     async fn credential(&self, handshake: &Handshake, query: &Query) -> Result<Credential, Decision> {

@@ -29,6 +29,7 @@ pub(super) struct Path {
 
 const READ: &str = "GET, HEAD, OPTIONS";
 const WRITE: &str = "POST, OPTIONS";
+const LOOK_OR_WRITE: &str = "GET, HEAD, POST, OPTIONS";
 const LOOK_OR_REMOVE: &str = "GET, HEAD, DELETE, OPTIONS";
 const REMOVE: &str = "DELETE, OPTIONS";
 /// What a path is called in metrics that is in no table.
@@ -76,7 +77,7 @@ pub(super) const ADMIN: &[Path] = &[
     path("/admin/dead-letters/{id}", LOOK_OR_REMOVE),
     path("/admin/dead-letters/{id}/requeue", WRITE),
     path("/admin/revocations", "GET, HEAD, POST, DELETE, OPTIONS"),
-    path("/admin/drain", WRITE),
+    path("/admin/drain", LOOK_OR_WRITE),
 ];
 
 /// GET, and HEAD, which hyper answers as GET without the body.

@@ -64,6 +64,8 @@ pub struct DeliveryMetrics {
     pub damaged_envelopes: Counter,
     /// 1 while this node cannot refresh its presence.
     pub blind: Gauge,
+    /// 1 from when this node is drained on.
+    pub draining: Gauge,
     /// Streams that several connections read as one: everyone, and the topics that somebody here follows.
     pub shared_streams: Gauge,
     /// Items for shared streams that were dropped because the intake was full; head checks heal.
@@ -94,6 +96,7 @@ impl DeliveryMetrics {
             byes: Family::default(),
             damaged_envelopes: Counter::default(),
             blind: Gauge::default(),
+            draining: Gauge::default(),
             shared_streams: Gauge::default(),
             intake_dropped: Counter::default(),
         };
@@ -174,6 +177,7 @@ impl DeliveryMetrics {
             "1 while this node cannot refresh its presence",
             self.blind.clone(),
         );
+        registry.register("delivery_draining", "1 from when this node is drained on", self.draining.clone());
         registry.register(
             "delivery_shared_streams",
             "Everyone, and the topics that somebody here follows",

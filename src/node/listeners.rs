@@ -67,7 +67,7 @@ pub(super) fn accept_settings(config: &Config) -> AcceptSettings {
     AcceptSettings {
         max_connections: config.http.max_connections,
         header_timeout: config.http.header_timeout,
-        drain_timeout: config.drain.deadline / 2,
+        drain_timeout: (config.drain.deadline - config.drain.window) / 2,
         ..AcceptSettings::default()
     }
 }

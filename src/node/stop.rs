@@ -1,4 +1,4 @@
-//! The end of a node: not ready, nothing new accepted, clients told, what was taken finished, presence
+//! The end of a node: not ready, nothing new accepted, clients sent away, what was taken finished, presence
 //! withdrawn; under one deadline, with a report.
 
 use std::fmt;
@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Node;
-use crate::delivery::DrainReport;
+use crate::config::DrainConfig;
+use crate::delivery::{Drain, DrainReport};
 
 /// The part of the deadline that is kept for closing what remains.
 const LAST_PART: f64 = 0.2;
@@ -78,8 +79,10 @@ impl Node {
         self.delivery.stop_attaching();
         self.jobs.cancel();
         self.broker.take_ingress(false);
-        self.stop_clients.cancel();
-        let drain = self.delivery.drain(self.config.drain.spread, work_until).await;
+        let DrainConfig { window, spread, .. } = self.config.drain;
+        // Until all have gone newcomers are told to go elsewhere, which a closed port would not do.
+        let close = || self.stop_clients.cancel();
+        let drain = self.delivery.drain(Drain { window, spread }, work_until, close).await;
         self.broker.close(work_until.saturating_duration_since(Instant::now())).await;
         self.cancel.cancel();
         self.tracker.close();

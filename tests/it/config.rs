@@ -77,6 +77,7 @@ fn everything_that_is_wrong_is_listed_at_once_with_its_limit() {
         heartbeat_ms = 40000
         window_bytes = 8192
         [drain]
+        window_ms = 15001
         spread_ms = 30000
         [broker]
         heartbeat_ms = 1500
@@ -108,6 +109,7 @@ fn everything_that_is_wrong_is_listed_at_once_with_its_limit() {
          info,fanfare::broker=debug; got \"loud\"",
         "presence.ttl_ms: must be at least 3 heartbeats (3 x gateway.heartbeat_ms = 120000); \
          got 90000",
+        "drain.window_ms: must be at most half of drain.deadline_ms (30000); got 15001",
         "drain.spread_ms: must be less than drain.deadline_ms (30000); got 30000",
         "gateway.window_bytes: must be at least publish.max_notification_bytes (65536); got 8192",
         "broker.default_publisher: must be the id of one of auth.publishers; got \"nobody\"",

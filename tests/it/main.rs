@@ -14,6 +14,7 @@ mod dead_letters;
 mod degraded;
 mod deploy;
 mod docs;
+mod drain;
 mod fault_account;
 mod faults;
 mod http;

@@ -11,7 +11,7 @@
 //! | `GET, DELETE /admin/dead-letters/{id}` | one of them, with its body; away with it |
 //! | `POST /admin/dead-letters/{id}/requeue` | back into its lane |
 //! | `GET, POST, DELETE /admin/revocations` | tokens that are refused before they run out |
-//! | `POST /admin/drain` | sends this node's clients away |
+//! | `GET, POST /admin/drain` | sends this node's clients away, and says how far that is |
 
 mod connections;
 mod dead_letters;
@@ -35,7 +35,7 @@ use super::presence::of_users;
 use super::problem::{Answer, Problem};
 use super::query;
 use crate::auth::Admin;
-use crate::domain::{NodeId, UserId};
+use crate::domain::{NodeId, UnixMillis, UserId};
 use crate::presence::NodeLease;
 
 pub(super) fn routes(state: &Arc<State>) -> BoxedFilter<(Response,)> {
@@ -47,7 +47,10 @@ pub(super) fn routes(state: &Arc<State>) -> BoxedFilter<(Response,)> {
         .then(|user, call| without_body(call, |call| presence_answer(call, user)));
     let drain = warp::path!("admin" / "drain").and(warp::post()).and(call(state, "/admin/drain"));
     let drain = drain.then(|call| without_body(call, drain_answer));
-    let rest = presence.boxed().or(drain.boxed()).unify().or(users::route(state)).unify();
+    let progress = warp::path!("admin" / "drain").and(get()).and(call(state, "/admin/drain"));
+    let progress = progress.then(|call| without_body(call, progress_answer));
+    let drain = drain.boxed().or(progress.boxed()).unify();
+    let rest = presence.boxed().or(drain).unify().or(users::route(state)).unify();
     let rest = rest.or(dead_letters::routes(state)).unify().or(revocations::routes(state)).unify();
     nodes.boxed().or(connections::routes(state)).unify().or(rest).unify().boxed()
 }
@@ -129,4 +132,29 @@ async fn drain_answer(call: Arc<Call>) -> Answer {
     info!(admin.id = admin.id, "an administrator drains this node");
     (call.state.drain)();
     Ok(json(StatusCode::ACCEPTED, &Shape { status: "draining" }))
+}
+
+async fn progress_answer(call: Arc<Call>) -> Answer {
+    #[derive(Serialize)]
+    struct Shape {
+        status: &'static str,
+        connections: usize,
+        #[serde(flatten)]
+        drain: Option<OfDrain>,
+    }
+    #[derive(Serialize)]
+    struct OfDrain {
+        connections_at_start: usize,
+        since: UnixMillis,
+        window_ms: u64,
+    }
+    admin(&call)?;
+    let delivery = &call.state.delivery;
+    let drain = delivery.drain_progress().map(|progress| OfDrain {
+        connections_at_start: progress.connections,
+        since: progress.since,
+        window_ms: u64::try_from(progress.window.as_millis()).unwrap_or(u64::MAX),
+    });
+    let status = if delivery.is_draining() { "draining" } else { "serving" };
+    Ok(json(StatusCode::OK, &Shape { status, connections: delivery.connections(), drain }))
 }

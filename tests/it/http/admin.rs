@@ -5,13 +5,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fanfare::broker::Health;
+use fanfare::delivery::Drain;
 use fanfare::http::{Check, Readiness};
 use fanfare::presence::Presence;
 use fanfare::wire::CloseCode;
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::rig::{Away, KEY, Rig, all_well, got, lease, user_token};
+use crate::support::{DEADLINE, within};
 
 #[tokio::test]
 async fn health_says_what_is_up_and_when_to_stay_away() {
@@ -213,4 +216,27 @@ async fn a_drain_is_started_by_an_operator() {
         assert_eq!((answer.status, answer.json), (202, json!({"status": "draining"})));
     }
     assert_eq!(rig.drains.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn an_operator_sees_how_far_a_drain_is() {
+    let rig = Rig::start().await;
+    for number in 0..20 {
+        rig.connect(&rig.first, &format!("user-{number}"), "phone").await;
+    }
+    let asked = async || got(rig.operate(Method::GET, "/admin/drain")).await;
+    let before = asked().await;
+    assert_eq!((before.status, before.json), (200, json!({"status": "serving", "connections": 20})));
+    let (first, emptied) = (Arc::clone(&rig.first), Arc::new(tokio::sync::Notify::new()));
+    let noted = Arc::clone(&emptied);
+    let drain = tokio::spawn(async move {
+        let how = Drain { window: Duration::from_secs(60), spread: Duration::from_secs(1) };
+        first.drain(how, Instant::now() + Duration::from_secs(60), || noted.notify_one()).await
+    });
+    within(DEADLINE, "all are sent away", emptied.notified()).await;
+    let after = asked().await.json;
+    assert_eq!((&after["status"], &after["connections"]), (&json!("draining"), &json!(0)));
+    assert_eq!((&after["connections_at_start"], &after["window_ms"]), (&json!(20), &json!(60_000)));
+    assert!(after["since"].as_str().is_some_and(|at| at.ends_with('Z')), "{after}");
+    assert_eq!(drain.await.expect("it ends").connections, 20);
 }

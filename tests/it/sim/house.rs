@@ -67,10 +67,15 @@ impl Stay {
         self.line.ended_for()
     }
 
-    /// What it was told in `bye`. Reads all that was sent.
+    /// Reads all that was sent, but for pings.
+    pub fn texts(&self) -> Vec<Value> {
+        let sent = std::iter::from_fn(|| self.line.next());
+        sent.filter(|sent| sent.frame.head[0] & 0x0f == 1).map(|sent| json(&sent.frame)).collect()
+    }
+
+    /// What it was told in `bye`.
     pub fn bye(&self) -> Option<Value> {
-        let texts = std::iter::from_fn(|| self.line.next()).filter(|sent| sent.frame.head[0] & 0x0f == 1);
-        texts.map(|sent| json(&sent.frame)).find(|frame| frame["type"] == "bye")
+        self.texts().into_iter().find(|frame| frame["type"] == "bye")
     }
 
     /// It says something.

@@ -1,9 +1,10 @@
 //! Connections that nodes send away in good order: when, how many at a time, and what they are told.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fanfare::delivery::Recycling;
+use fanfare::delivery::{Drain, Recycling};
 use fanfare::wire::CloseCode;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -92,4 +93,95 @@ async fn where_it_is_not_set_no_connection_is_too_old() {
     let stay = house.comes(0, Guest::of("a")).await;
     sleep(10 * MINUTE).await;
     assert!(stay.is_in());
+}
+
+/// When all are to be gone at the latest.
+fn deadline() -> Instant {
+    Instant::now() + 2 * MINUTE
+}
+
+fn over(seconds: u64) -> Drain {
+    Drain { window: Duration::from_secs(seconds), spread: Duration::from_secs(seconds) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifteen_thousand_are_sent_away_evenly_and_come_back_evenly() {
+    const ALL: usize = 15_000;
+    let house = House::open(Plan::CALM, 1).await;
+    let stays = many(&house, ALL).await;
+    let delivery = Arc::clone(&house.nodes[0].delivery);
+    assert_eq!(delivery.drain_progress(), None);
+    let began = Instant::now();
+    let drain = tokio::spawn(async move { delivery.drain(over(10), deadline(), || {}).await });
+    sleep(Duration::from_secs(5)).await;
+    let progress = house.nodes[0].delivery.drain_progress().expect("it is under way");
+    assert_eq!(progress.connections, ALL);
+    assert!(progress.left.abs_diff(ALL / 2) < ALL / 50, "{progress:?}");
+    assert_eq!(house.nodes[0].metrics.draining.get(), 1);
+    assert_eq!(house.nodes[0].metrics.connections.get(), progress.left as i64);
+    let late = house.comes(0, Guest::of("late")).await;
+    assert_eq!(late.code(), Some(CloseCode::Draining));
+    let report = drain.await.expect("it ends");
+    assert_eq!((report.connections, report.left, report.cursors_lost), (ALL, 0, 0));
+    assert!(began.elapsed() < Duration::from_secs(11), "{:?}", began.elapsed());
+
+    assert!(stays.iter().all(|stay| stay.code() == Some(CloseCode::Draining)));
+    let sent = ends(&stays, began, Duration::from_millis(500));
+    assert!(sent.values().all(|count| *count < ALL / 20 * 5 / 4), "{sent:?}");
+    let mut back = BTreeMap::new();
+    for stay in &stays {
+        *back.entry((comes_back(stay) - began).as_secs()).or_insert(0) += 1;
+    }
+    // Twenty seconds, most of them in the middle.
+    assert!(back.values().all(|count| *count < ALL / 10 * 11 / 10), "{back:?}");
+    assert!(back.keys().last() >= Some(&17), "{back:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_early_when_all_have_gone_and_calls_first() {
+    let house = House::open(Plan::CALM, 1).await;
+    let stays = many(&house, 1_000).await;
+    let delivery = Arc::clone(&house.nodes[0].delivery);
+    let began = Instant::now();
+    let emptied = Arc::new(Mutex::new(None));
+    let noted = Arc::clone(&emptied);
+    let drain = tokio::spawn(async move {
+        let note = move || *noted.lock().expect("no panic under it") = Some(Instant::now());
+        delivery.drain(over(60), deadline(), note).await
+    });
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(*emptied.lock().expect("no panic under it"), None, "some are left");
+    stays.iter().filter(|stay| stay.is_in()).for_each(Stay::leave);
+    let report = drain.await.expect("it ends");
+    assert_eq!((report.connections, report.left), (1_000, 0));
+    let emptied = emptied.lock().expect("no panic under it").expect("it was called") - began;
+    assert!(emptied < Duration::from_millis(2_200), "{emptied:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_with_a_few_connections_is_drained_at_once() {
+    let house = House::open(Plan::CALM, 1).await;
+    let stays = many(&house, 8).await;
+    let began = Instant::now();
+    let report = house.nodes[0].delivery.drain(over(10), deadline(), || {}).await;
+    assert_eq!((report.connections, report.left), (8, 0));
+    assert!(stays.iter().all(|stay| stay.line.ended_at() == Some(began)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_waits_for_its_turn_in_a_drain_is_served() {
+    let house = House::open(Plan::CALM, 1).await;
+    let stays = many(&house, 100).await;
+    let delivery = Arc::clone(&house.nodes[0].delivery);
+    let drain = tokio::spawn(async move { delivery.drain(over(60), deadline(), || {}).await });
+    sleep(Duration::from_millis(500)).await;
+    let id = |stay: &&Stay| stay.connection.as_ref().map(|made| made.id());
+    let last = stays.iter().max_by_key(id).expect("many");
+    assert!(last.is_in(), "the oldest go first");
+    last.says(r#"{"type":"subscribe","id":1,"topic":"t1"}"#);
+    sleep(Duration::from_millis(300)).await;
+    assert!(last.is_in(), "not its turn yet");
+    assert!(last.texts().iter().any(|frame| frame["type"] == "subscribed"));
+    drain.await.expect("it ends");
+    assert_eq!(last.code(), Some(CloseCode::Draining));
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use std::sync::atomic::Ordering;
 
+use fanfare::delivery::Drain;
 use fanfare::domain::Stream;
 use fanfare::presence::{Presence, Route};
 use tokio::time::Instant;
@@ -205,7 +206,9 @@ async fn drain(world: &World, node: &Node) {
     let stage = &world.shared.stage;
     stage.say(format_args!("{}: drains", node.id));
     let deadline = Instant::now() + Duration::from_secs(5);
-    let report = node.delivery.drain(Duration::from_secs(1), deadline).await;
+    let window = Duration::from_millis(stage.pick(0..=2_000));
+    let how = Drain { window, spread: Duration::from_secs(1) };
+    let report = node.delivery.drain(how, deadline, || {}).await;
     stage.say(format_args!("{}: {report:?}", node.id));
     node.cancel.cancel();
     world.shared.exchange.leave(&node.id);
