@@ -28,24 +28,26 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Starts all of them; `nodes` are the nodes' `ws://…`.
-    pub fn start(nodes: &[String], credentials: &Credentials, books: &Arc<Books>, seed: u64) -> Self {
-        let (orders, told) = watch::channel(Orders::default());
+    /// Starts all of them; `nodes` are the nodes' addresses, of which the first `up` run.
+    pub fn start(
+        nodes: &[String],
+        up: usize,
+        credentials: &Credentials,
+        books: &Arc<Books>,
+        seed: u64,
+    ) -> Self {
+        let (orders, told) = watch::channel(Orders { nodes: up, ..Orders::default() });
         let mut devices = JoinSet::new();
         for place in 0..DEVICES {
-            let home = home(place, nodes.len());
             let token = credentials.sign(&serde_json::json!({
                 "sub": user(user_of(place)), "exp": seconds_from_now(TOKEN_SECONDS), "topics": ["#"],
             }));
-            let mut nodes = nodes.to_vec();
-            nodes.rotate_left(home);
             let setup = Setup {
                 place,
                 token,
                 device: device(place),
                 topics: vec![topic(user_of(place) % TOPICS)],
-                nodes,
-                home,
+                nodes: nodes.to_vec(),
                 seed: seed.wrapping_add(place as u64),
             };
             devices.spawn(Device::new(setup, Arc::clone(books), told.clone()).live());
@@ -61,6 +63,11 @@ impl Crowd {
     /// Whoever is not on its own node goes there.
     pub fn go_home(&self) {
         self.orders.send_modify(|orders| orders.homecomings += 1);
+    }
+
+    /// From now on so many nodes run.
+    pub fn reach(&self, nodes: usize) {
+        self.orders.send_modify(|orders| orders.nodes = nodes);
     }
 
     /// One in twenty stops reading, or reads again.

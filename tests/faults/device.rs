@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::account::{Mark, Repeat};
 use crate::books::Books;
+use crate::crowd::home;
 
 /// From connect to the first frame.
 const OPEN: Duration = Duration::from_secs(15);
@@ -45,6 +46,8 @@ pub struct Orders {
     pub homecomings: u32,
     /// Whether one in twenty stops reading.
     pub stall: bool,
+    /// How many nodes run.
+    pub nodes: usize,
 }
 
 /// What a device is.
@@ -58,10 +61,8 @@ pub struct Setup {
     pub device: &'static str,
     /// The topics that it follows.
     pub topics: Vec<String>,
-    /// `ws://…` of each node; the first one is its home.
+    /// The address of each node.
     pub nodes: Vec<String>,
-    /// Which place in the cluster the first of `nodes` has.
-    pub home: usize,
     /// For its choices.
     pub seed: u64,
 }
@@ -194,21 +195,29 @@ impl Device {
             // After a loss the first try may go to the same node, as behind any load balancer.
             target = match end {
                 End::Homewards => 0,
-                _ => self.random.random_range(0..self.setup.nodes.len()),
+                _ => {
+                    let nodes = self.orders.borrow().nodes;
+                    self.random.random_range(0..nodes)
+                }
             };
         }
     }
 
+    /// Which node that is, counted from its home.
+    fn node(&self, target: usize) -> usize {
+        let nodes = self.orders.borrow().nodes;
+        (home(self.setup.place, nodes) + target) % nodes
+    }
+
     async fn open(&self, target: usize) -> Result<Socket, Error> {
-        let url = &self.setup.nodes[target];
-        let address = url.trim_start_matches("ws://").split('/').next().unwrap_or_default();
+        let address = &self.setup.nodes[self.node(target)];
         let tcp = TcpSocket::new_v4()?;
         if self.setup.stalls() {
             tcp.set_recv_buffer_size(RECEIVE_BUFFER)?;
         }
         let stream = tcp.connect(address.parse().expect("nodes are named by their addresses")).await?;
         stream.set_nodelay(true)?;
-        let mut request = url.as_str().into_client_request()?;
+        let mut request = format!("ws://{address}/v1/connect").into_client_request()?;
         request.headers_mut().insert("sec-websocket-protocol", "fanfare.v1".parse().expect("a plain word"));
         let config = WebSocketConfig::default().read_buffer_size(2048).write_buffer_size(0);
         let opening = tokio_tungstenite::client_async_with_config(request, stream, Some(config));
@@ -229,7 +238,7 @@ impl Device {
 
     /// Until the connection ends; answers also whether it was welcomed.
     async fn follow(&mut self, mut socket: Socket, target: usize) -> (End, bool) {
-        let node = (self.setup.home + target) % self.setup.nodes.len();
+        let node = self.node(target);
         let (mut welcomed, mut wait) = (false, None);
         let told = *self.orders.borrow_and_update();
         loop {

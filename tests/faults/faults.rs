@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::account::Account;
 use crate::crowd::DEVICES;
+use crate::rolling;
 use crate::signs::Sign;
 use crate::stage::{Lines, NODES, Stage};
 use crate::support::process::NodeProcess;
@@ -52,6 +53,8 @@ pub enum Fault {
     RabbitMemberCutOff,
     RedisPrimaryKilled,
     RedisPrimaryStopped,
+    /// Of three nodes.
+    RollingRestart,
 }
 
 /// Long enough for timeouts (2 to 5 s) to fire.
@@ -95,6 +98,7 @@ impl Fault {
             Self::RabbitMemberCutOff,
             Self::RedisPrimaryKilled,
             Self::RedisPrimaryStopped,
+            Self::RollingRestart,
         ]
         .into_iter()
     }
@@ -129,6 +133,7 @@ impl Fault {
             Self::RabbitMemberCutOff => "rabbitmq-member-cut-off",
             Self::RedisPrimaryKilled => "redis-primary-killed",
             Self::RedisPrimaryStopped => "redis-primary-stopped",
+            Self::RollingRestart => "rolling-restart",
         }
     }
 
@@ -143,16 +148,21 @@ impl Fault {
         )
     }
 
+    /// The keys with which it needs three nodes, if it does: it is the last, for they stay.
+    pub fn needs_three_nodes(self) -> Option<&'static [(&'static str, &'static str)]> {
+        (self == Self::RollingRestart).then_some(&rolling::SETTINGS)
+    }
+
     /// Whether devices surely lose their connections by it.
     pub fn drops_connections(self) -> bool {
-        matches!(self, Self::AllDevicesDropped | Self::NodeKilled)
+        matches!(self, Self::AllDevicesDropped | Self::NodeKilled | Self::RollingRestart)
     }
 
     /// How many devices surely lose their connections by it, as they are connected now.
     pub fn drops(self, account: &Account) -> u64 {
         let of_the_first = || (0..DEVICES).filter(|place| account.node_of(*place) == Some(0)).count();
         match self {
-            Self::AllDevicesDropped => DEVICES as u64,
+            Self::AllDevicesDropped | Self::RollingRestart => DEVICES as u64,
             Self::NodeKilled => of_the_first() as u64,
             _ => 0,
         }
@@ -179,12 +189,12 @@ impl Fault {
             Self::MemoryAlarm => memory_alarm(stage).await,
             Self::RabbitKilled => {
                 stage.rabbit.kill(0);
-                both_say(stage, "degraded").await;
+                all_say(stage, "degraded").await;
                 stage.rabbit.start_again(0).await;
             }
             Self::PostgresCrashed => {
                 stage.postgres.crash().await;
-                both_say(stage, "unavailable").await;
+                all_say(stage, "unavailable").await;
                 stage.postgres.start_again().await;
             }
             Self::RedisFlushed
@@ -209,6 +219,7 @@ impl Fault {
                 line(&stage.lines[0], backend).heal();
             }
             Self::NodeKilled => stage.nodes[0].process().kill(),
+            Self::RollingRestart => rolling::restart_all(stage).await,
             Self::NodeStopped => stop_node(stage).await,
             Self::NodeStoppedAmidAppend => stop_amid_append(stage).await,
             Self::RabbitMemberKilled | Self::RabbitMemberCutOff => self.strike_member(stage).await,
@@ -226,7 +237,7 @@ impl Fault {
         }
         stage.rabbit.is_missed(member).await;
         stage.notice(vec![watch]).await;
-        both_say(stage, "ok").await;
+        all_say(stage, "ok").await;
         sleep_until(until).await;
         match is_killed {
             true => stage.rabbit.start_again(member).await,
@@ -247,19 +258,19 @@ impl Fault {
                 // A replica of nobody: it answers reads and refuses writes.
                 let nobody = crate::support::ports::free_port().to_string();
                 stage.redis[0].run::<()>(&["REPLICAOF", "127.0.0.1", &nobody]).await;
-                both_say(stage, "degraded").await;
+                all_say(stage, "degraded").await;
                 sleep(SHORT).await;
                 stage.redis[0].run::<()>(&["REPLICAOF", "NO", "ONE"]).await;
             }
             Self::RedisOutOfMemory => {
                 stage.redis[0].run::<()>(&["CONFIG", "SET", "maxmemory", "1mb"]).await;
-                both_say(stage, "degraded").await;
+                all_say(stage, "degraded").await;
                 sleep(SHORT).await;
                 stage.redis[0].run::<()>(&["CONFIG", "SET", "maxmemory", "0"]).await;
             }
             Self::RedisKilled => {
                 stage.redis[0].kill();
-                both_say(stage, "degraded").await;
+                all_say(stage, "degraded").await;
                 stage.redis[0].start_again().await;
             }
             _ => self.strike_primary(stage).await,
@@ -277,7 +288,7 @@ impl Fault {
         }
         other_primary(stage, old).await;
         stage.notice(watches).await;
-        both_say(stage, "ok").await;
+        all_say(stage, "ok").await;
         sleep_until(until).await;
         match is_killed {
             true => stage.redis[old].start_again().await,
@@ -297,10 +308,11 @@ impl Fault {
     pub async fn settle(self, stage: &mut Stage) {
         let unnoticed = std::mem::take(&mut stage.unnoticed);
         stage.notice(unnoticed).await;
-        for node in 0..NODES.len() {
-            stage.lists(node, NODES.len() - 1).await;
+        let nodes = stage.nodes.len();
+        for node in 0..nodes {
+            stage.lists(node, nodes - 1).await;
         }
-        both_say(stage, "ok").await;
+        all_say(stage, "ok").await;
         if matches!(self, Self::RedisPrimaryKilled | Self::RedisPrimaryStopped) {
             stage.has_successor().await;
         }
@@ -320,8 +332,8 @@ fn trouble(backend: Backend) -> &'static str {
     if backend == Backend::Postgres { "unavailable" } else { "degraded" }
 }
 
-async fn both_say(stage: &mut Stage, expected: &str) {
-    for node in 0..NODES.len() {
+async fn all_say(stage: &mut Stage, expected: &str) {
+    for node in 0..stage.nodes.len() {
         stage.says(node, expected).await;
     }
 }
@@ -380,7 +392,7 @@ async fn stop_node(stage: &mut Stage) {
 
 async fn memory_alarm(stage: &mut Stage) {
     stage.rabbit.ctl(0, &["set_vm_memory_high_watermark", "0"]).await;
-    both_say(stage, "degraded").await;
+    all_say(stage, "degraded").await;
     sleep(LONG).await;
     stage.rabbit.ctl(0, &["set_vm_memory_high_watermark", "0.3"]).await;
 }

@@ -2,7 +2,7 @@
 //! idempotency key until they are answered 202.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -34,6 +34,8 @@ pub struct Work {
     pub books: Arc<Books>,
     /// Where they post: a node each at first, another after a failure.
     pub nodes: Vec<String>,
+    /// How many of these run.
+    up: AtomicUsize,
     /// The publisher's API key.
     pub key: String,
     /// For everybody's choices.
@@ -56,17 +58,23 @@ pub struct Parcel {
 }
 
 impl Work {
-    /// For nodes at these URLs.
-    pub fn new(books: &Arc<Books>, nodes: Vec<String>, key: &str, seed: u64) -> Arc<Self> {
+    /// For nodes at these URLs, of which the first `up` run.
+    pub fn new(books: &Arc<Books>, nodes: Vec<String>, up: usize, key: &str, seed: u64) -> Arc<Self> {
         Arc::new(Self {
             books: Arc::clone(books),
             nodes,
+            up: AtomicUsize::new(up),
             key: key.to_owned(),
             seed,
             run: uuid::Uuid::now_v7().simple().to_string(),
             numbers: AtomicU32::new(1),
             heavy: AtomicBool::new(false),
         })
+    }
+
+    /// From now on so many nodes run.
+    pub fn reach(&self, nodes: usize) {
+        self.up.store(nodes, Ordering::Relaxed);
     }
 
     /// A third of everything becomes large and goes to those who may stop reading.
@@ -116,7 +124,7 @@ impl Work {
     /// Posts until it is accepted. Which node first: `target`; the one that took it is left there.
     pub async fn post(&self, client: &reqwest::Client, parcel: &Parcel, target: &mut usize) {
         loop {
-            let url = format!("{}/v1/notifications", self.nodes[*target % self.nodes.len()]);
+            let url = format!("{}/v1/notifications", self.nodes[*target % self.up.load(Ordering::Relaxed)]);
             let request = client
                 .post(url)
                 .timeout(ANSWER)

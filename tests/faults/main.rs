@@ -18,6 +18,7 @@ mod faults;
 mod load;
 mod postgres;
 mod rabbit;
+mod rolling;
 mod signs;
 mod stage;
 mod table;
@@ -73,6 +74,9 @@ async fn run(names: &[String], demand: f64) -> (Vec<Row>, String) {
         if fault.needs_clusters() && !on_clusters {
             stage.move_to_clusters().await;
             on_clusters = true;
+        }
+        if let Some(settings) = fault.needs_three_nodes() {
+            stage.move_to_all(settings).await;
         }
         let row = course::run(&mut stage, fault, demand).await;
         println!(

@@ -48,10 +48,10 @@ impl Stage {
         Watch { node, sign, before }
     }
 
-    /// The same on both nodes.
+    /// The same on all nodes.
     pub async fn watch_both(&mut self, sign: Sign) -> Vec<Watch> {
         let mut watches = vec![];
-        for node in 0..NODES.len() {
+        for node in 0..self.nodes.len() {
             watches.push(self.watch(node, sign).await);
         }
         watches

@@ -1,5 +1,5 @@
-//! Everything that a fault can break: RabbitMQ, Redis and PostgreSQL of the run's own, two nodes with a
-//! proxy in front of each backend, and two thousand devices.
+//! Everything that a fault can break: RabbitMQ, Redis and PostgreSQL of the run's own, two nodes (three for what
+//! needs a third) with a proxy in front of each backend, and two thousand devices.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,8 +22,10 @@ use crate::support::proxy::ChaosProxy;
 use crate::support::redis_server::RedisServer;
 use crate::support::tokens::Credentials;
 
-/// Both nodes.
-pub const NODES: [&str; 2] = ["node-1", "node-2"];
+/// The nodes.
+pub const NODES: [&str; 3] = ["node-1", "node-2", "node-3"];
+/// How many of them run, but for what needs all.
+const USUAL: usize = 2;
 /// Until all devices are where they belong.
 const GATHER: Duration = Duration::from_secs(5);
 const GATHERINGS: u32 = 20;
@@ -47,6 +49,8 @@ pub struct Stage {
     /// Where each publisher is in its own count.
     pub turns: Arc<Vec<AtomicU32>>,
     pub nodes: Vec<NodeProcess>,
+    /// Those that do not run yet.
+    spare: Vec<NodeSettings>,
     pub lines: Vec<Lines>,
     pub rabbit: Rabbit,
     /// The primary first; then its replicas and a sentinel, if there are any.
@@ -84,12 +88,13 @@ impl Stage {
             });
         }
         migrate(&all[0], folder.path(), &credentials).await;
+        let urls: Vec<String> = all.iter().map(|one| format!("127.0.0.1:{}", one.http_port)).collect();
+        let spare = all.split_off(USUAL);
         let nodes = start_nodes(all, folder.path(), &credentials).await;
         let books = Arc::new(Books::new(DEVICES));
-        let urls: Vec<String> = nodes.iter().map(NodeProcess::ws_url).collect();
-        let crowd = Crowd::start(&urls, &credentials, &books, seed);
-        let urls = nodes.iter().map(NodeProcess::http_url).collect();
-        let work = Work::new(&books, urls, &credentials.publisher_key, seed);
+        let crowd = Crowd::start(&urls, USUAL, &credentials, &books, seed);
+        let urls = urls.iter().map(|address| format!("http://{address}")).collect();
+        let work = Work::new(&books, urls, USUAL, &credentials.publisher_key, seed);
         let (turns, redis) = (Load::turns(), vec![redis]);
         let (complaints, unnoticed) = (vec![], vec![]);
         let stage = Self {
@@ -98,6 +103,7 @@ impl Stage {
             books,
             turns,
             nodes,
+            spare,
             lines,
             rabbit,
             redis,
@@ -114,7 +120,7 @@ impl Stage {
     /// Waits until every device is on its own node.
     pub async fn gather(&self) {
         let all_at_home = |account: &crate::account::Account| {
-            (0..DEVICES).all(|place| account.node_of(place) == Some(home(place, NODES.len())))
+            (0..DEVICES).all(|place| account.node_of(place) == Some(home(place, self.nodes.len())))
         };
         // Whoever was not connected when it was said hears it the next time.
         for _ in 0..GATHERINGS {
@@ -179,7 +185,7 @@ impl Stage {
         Operator::new(&self.nodes[node].admin_url(), &self.credentials)
     }
 
-    /// The sum of a metric over both nodes.
+    /// The sum of a metric over all nodes.
     pub async fn metric(&self, name: &str) -> f64 {
         let mut sum = 0.0;
         for node in 0..self.nodes.len() {
@@ -199,7 +205,7 @@ impl Stage {
         let old = std::mem::take(&mut self.nodes);
         let mut settings: Vec<NodeSettings> = old.iter().map(|node| node.settings.clone()).collect();
         drop(old);
-        for (place, one) in settings.iter_mut().enumerate() {
+        for (place, one) in settings.iter_mut().chain(&mut self.spare).enumerate() {
             one.broker_urls = rabbit.urls();
             // So that they are not all on the first member.
             one.broker_urls.rotate_left(place);
@@ -209,6 +215,21 @@ impl Stage {
         self.rabbit = rabbit;
         self.redis = vec![primary, replica, sentinel];
         self.has_successor().await;
+        self.gather().await;
+    }
+
+    /// Starts all nodes anew, and those with them that do not run yet, with these keys besides. Without load.
+    pub async fn move_to_all(&mut self, others: &[(&'static str, &str)]) {
+        let old = std::mem::take(&mut self.nodes);
+        let mut settings: Vec<NodeSettings> = old.iter().map(|node| node.settings.clone()).collect();
+        drop(old);
+        settings.append(&mut self.spare);
+        for one in &mut settings {
+            one.others.extend(others.iter().map(|(key, value)| (*key, (*value).to_owned())));
+        }
+        self.nodes = start_nodes(settings, self.folder.path(), &self.credentials).await;
+        self.work.reach(self.nodes.len());
+        self.crowd.reach(self.nodes.len());
         self.gather().await;
     }
 
