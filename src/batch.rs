@@ -2,7 +2,7 @@
 //!
 //! Owns the queue in front of one costly call (a commit, an announce, a first read) and the
 //! tasks that drain it. Nothing waits when the system is idle: a lone item is a group of one.
-//! Under load, and once after it, a group may linger a moment: a larger one costs less for each ([`Shape::linger`]).
+//! Under load a group may linger a moment: a larger one costs less for each ([`Shape::linger`]).
 //! It must never retry: what a group's failure means is for the callers to say.
 
 use std::future::Future;
@@ -16,6 +16,8 @@ use tokio_util::task::TaskTracker;
 
 /// After a group of so many there is load: the next one may linger.
 const LOAD: usize = 4;
+/// How long that holds, from when the group was taken: a burst that is over makes nobody wait.
+const LOAD_LASTS: Duration = Duration::from_millis(50);
 /// A group of so many goes at once.
 const ENOUGH: usize = 64;
 /// A group for which nothing came for so long goes at once: whoever is served may be who comes next.
@@ -43,8 +45,8 @@ pub struct Shape {
     pub group: usize,
     /// How many groups may be in flight.
     pub workers: usize,
-    /// How long a group waits for more at most, under load: after one of 4 and more, as long as there are less than 64
-    /// and some came in the last 2 ms. Zero: never.
+    /// How long a group waits for more at most, under load: where the one before it had 4 and more and was taken in the last
+    /// 50 ms, as long as there are less than 64 and some came in the last 2 ms. Zero: never.
     pub linger: Duration,
 }
 
@@ -74,7 +76,7 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..shape.lanes).map(|_| mpsc::channel(shape.bound)).unzip();
         let arrived = Arc::new(Notify::new());
-        let queue = Queue { lanes: receivers, arrived: Arc::clone(&arrived), shape, last: 0 };
+        let queue = Queue { lanes: receivers, arrived: Arc::clone(&arrived), shape, loaded_at: None };
         let queue = Arc::new(Mutex::new(queue));
         let run = Arc::new(run);
         for _ in 0..shape.workers {
@@ -128,8 +130,8 @@ struct Queue<T, R> {
     lanes: Vec<mpsc::Receiver<Waiting<T, R>>>,
     arrived: Arc<Notify>,
     shape: Shape,
-    /// How many the last group had.
-    last: usize,
+    /// When the last group was taken, if it says that there is load.
+    loaded_at: Option<Instant>,
 }
 
 impl<T, R> Queue<T, R> {
@@ -137,7 +139,8 @@ impl<T, R> Queue<T, R> {
     async fn form(&mut self, cancel: &CancellationToken) -> Option<Vec<Waiting<T, R>>> {
         loop {
             if self.len() > 0 {
-                if self.last >= LOAD && !self.shape.linger.is_zero() {
+                let is_loaded = self.loaded_at.is_some_and(|at| at.elapsed() < LOAD_LASTS);
+                if is_loaded && !self.shape.linger.is_zero() {
                     self.gather(cancel).await;
                 }
                 return Some(self.take());
@@ -186,7 +189,7 @@ impl<T, R> Queue<T, R> {
                 group.push(item);
             }
         }
-        self.last = group.len();
+        self.loaded_at = (group.len() >= LOAD).then(Instant::now);
         group
     }
 }
@@ -273,5 +276,22 @@ mod tests {
         assert_eq!(seen[..3], [(0, 1), (0, 4), (10, 8)], "(when, how many)");
         let twenty: Vec<usize> = seen[3..].iter().map(|(_, items)| *items).collect();
         assert_eq!((twenty.len(), twenty.iter().sum()), (2, 20), "ten milliseconds each: {seen:?}");
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_lone_one_waits_just_after_a_burst_and_no_more_when_the_burst_is_long_over() {
+        let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+        let shape = Shape { lanes: 1, bound: 99, group: 99, workers: 1, linger: Duration::from_millis(10) };
+        let batcher = Batcher::start(shape, &tracker, &cancel, |items: Vec<u32>| async move { items });
+        let burst = async || {
+            let mut burst: Vec<_> = (0..4).map(|item| batcher.queue(0, item).expect("room")).collect();
+            assert_eq!(burst.remove(3).await, Ok(3));
+        };
+        for (since, waits) in [(0, 2), (48, 2), (50, 0), (3_600_000, 0)] {
+            burst().await;
+            tokio::time::sleep(Duration::from_millis(since)).await;
+            let began = Instant::now();
+            assert_eq!(batcher.call(0, 7).await, Ok(7));
+            assert_eq!(began.elapsed(), Duration::from_millis(waits), "{since} ms after a burst");
+        }
     }
 }
