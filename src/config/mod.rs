@@ -201,6 +201,10 @@ pub struct GatewayConfig {
     pub write_deadline: Duration,
     /// `max_frame_bytes`.
     pub max_frame_bytes: usize,
+    /// `frames_per_second`.
+    pub frames_per_second: u32,
+    /// `flood_after_s`; `None`: never.
+    pub flood_after: Option<Duration>,
     /// `window_entries`.
     pub window_entries: usize,
     /// `window_bytes`.

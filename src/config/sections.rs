@@ -199,11 +199,14 @@ const OVER_LIMIT: [(&str, OverLimit); 2] =
 fn gateway(reader: &mut Reader) -> GatewayConfig {
     let age = Duration::from_secs(reader.number("gateway.max_connection_age_s", 0..=2_592_000));
     let per_second = reader.number("gateway.recycle_rate", 1..=10_000);
+    let flood_after_s: u64 = reader.number("gateway.flood_after_s", 0..=3_600);
     GatewayConfig {
         heartbeat: reader.millis("gateway.heartbeat_ms", 1_000..=300_000),
         hello_timeout: reader.millis("gateway.hello_timeout_ms", 500..=60_000),
         write_deadline: reader.millis("gateway.write_deadline_ms", 500..=120_000),
         max_frame_bytes: reader.number("gateway.max_frame_bytes", 1_024..=1_048_576),
+        frames_per_second: reader.number("gateway.frames_per_second", 10..=100_000),
+        flood_after: (flood_after_s > 0).then(|| Duration::from_secs(flood_after_s)),
         window_entries: reader.number("gateway.window_entries", 1..=10_000),
         window_bytes: reader.number("gateway.window_bytes", 4_096..=16_777_216),
         max_topics_per_connection: reader.number("gateway.max_topics_per_connection", 1..=1_000),

@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use super::address::Household;
 use super::codec::{Decoder, Message};
-use super::rate::Bucket;
+use super::rate::{Bucket, Haste, Pass};
 use super::socket::{Due, Phase, Socket, Turn};
 use super::sockets::Place;
 use crate::wire::{CloseCode, Frame};
@@ -92,6 +92,7 @@ pub(super) struct Connection {
     peer: Option<Arc<dyn Peer>>,
     decoder: Decoder,
     bucket: Bucket,
+    haste: Haste,
     thrown_away: u32,
     household: Option<Household>,
 }
@@ -104,6 +105,7 @@ impl Connection {
             peer: Some(peer),
             decoder: Decoder::default(),
             bucket: Bucket::default(),
+            haste: Haste::default(),
             thrown_away: 0,
             household: place.hand_over(),
         }
@@ -142,17 +144,22 @@ impl Connection {
         }
     }
 
-    /// Pauses the reading if the client is too fast. One read may carry more frames than there
-    /// are tokens; the pause is longer then.
+    /// Pauses the reading if the client is too fast, and ends the connection if it stays so. One read may carry more
+    /// frames than there are tokens; the pause is longer then.
     fn charge(&mut self, frames: u32) {
         let shared = self.socket.shared();
         shared.metrics.frames_in.inc_by(u64::from(frames));
-        if frames > 0 {
-            let debt = self.bucket.take(frames, shared.now_us(), shared.rate);
-            if !debt.is_zero() {
+        if frames == 0 {
+            return;
+        }
+        let (now_us, longest) = (shared.now_us(), shared.settings.flood_after);
+        match self.haste.pass(&mut self.bucket, frames, now_us, shared.rate, longest) {
+            Pass::Go => {}
+            Pass::Pause(debt) => {
                 shared.metrics.throttled.inc();
                 self.socket.pause(debt);
             }
+            Pass::TooLong => self.fail(CloseCode::RateLimited),
         }
     }
 

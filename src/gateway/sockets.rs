@@ -35,11 +35,13 @@ pub struct SocketSettings {
     /// How large a message may be.
     pub limits: Limits,
     /// Frames a second that a client may send in the long run, of any kind, fragments included.
-    /// Beyond it nothing is read until it is within again, so TCP presses back. It is not closed:
+    /// Beyond it nothing is read until it is within again, so TCP presses back. It is not closed at once:
     /// a quick client that acks each notification of a long backlog does nothing wrong.
     pub frames_per_second: u32,
     /// Frames that it may send at once.
     pub frame_burst: u32,
+    /// One that is beyond it for so long, and never lets half of the burst come back, is closed. `None`: never.
+    pub flood_after: Option<Duration>,
     /// Queued bytes above which a push is answered "full".
     pub high_water: usize,
     /// A client for which more than this is queued is dropped: it goes on asking for answers and reads none.
@@ -67,6 +69,7 @@ impl Default for SocketSettings {
             limits: Limits::default(),
             frames_per_second: 2000,
             frame_burst: 4000,
+            flood_after: Some(Duration::from_secs(30)),
             high_water: 64 * 1024,
             max_queued: 256 * 1024,
             write_timeout: Duration::from_secs(10),

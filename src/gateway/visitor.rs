@@ -22,6 +22,8 @@ use crate::wire::{ClientFrame, CloseCode, Frame, Hello};
 
 /// How many frames may arrive between `hello` and `welcome`.
 const WAITING_FRAMES: usize = 64;
+/// When a client that sent too fast for too long may come back.
+const SLOW_DOWN: std::ops::Range<Duration> = Duration::from_millis(5_000)..Duration::from_millis(10_000);
 /// When a client that could not be attached may come back.
 const RETRY_AFTER: Range<Duration> = Duration::from_millis(500)..Duration::from_millis(5_000);
 /// The same for what takes longer to change: keys that cannot be fetched, which may concern all clients, and connections
@@ -273,6 +275,7 @@ impl Peer for Seat {
     }
 
     fn farewell(&self, code: CloseCode) -> Option<Frame> {
-        Some(server::bye(code, None))
+        let after = (code == CloseCode::RateLimited).then(|| rand::rng().random_range(SLOW_DOWN));
+        Some(server::bye(code, after))
     }
 }

@@ -286,6 +286,9 @@ impl Node {
                 max_message_bytes: u32::try_from(gateway.max_frame_bytes).unwrap_or(u32::MAX),
                 ..codec::Limits::default()
             },
+            frames_per_second: gateway.frames_per_second,
+            frame_burst: gateway.frames_per_second.saturating_mul(2),
+            flood_after: gateway.flood_after,
             write_timeout: gateway.write_deadline,
             max_sockets: self.config.http.max_connections,
             max_sockets_per_address: self.config.http.max_connections_per_address,

@@ -48,6 +48,7 @@ close_codes! {
     Unavailable = 4005, "unavailable", "The node cannot serve this connection now (the inbox is away, or the keys of tokens are, or its user may have too many).";
     StreamReset = 4006, "stream_reset", "The store was restored; come back and resume.";
     Recycled = 4007, "recycled", "The connection has lasted long enough; the next one may be on another node.";
+    RateLimited = 4008, "rate_limited", "The client sent frames too fast for too long.";
     Displaced = 4500, "displaced", "A newer connection of the same device took over.";
     InvalidToken = 4501, "invalid_token", "The token was refused.";
     InvalidFrame = 4502, "invalid_frame", "A frame was not what the protocol allows at that point.";

@@ -330,6 +330,35 @@ async fn a_client_that_sends_too_fast_is_slowed_down_and_not_closed() {
 }
 
 #[tokio::test]
+async fn a_client_that_goes_on_sending_too_fast_is_told_so_and_closed() {
+    let settings = SocketSettings {
+        frames_per_second: 1_000,
+        frame_burst: 4_000,
+        flood_after: Some(Duration::from_millis(300)),
+        ..quick()
+    };
+    let server = Server::start(settings).await;
+    let is_closed = async |one: Vec<u8>| {
+        let mut client = Client::connect(server.address).await;
+        let start = Instant::now();
+        client.send(&one.repeat(12_000)).await;
+        loop {
+            match client.frame().await {
+                (CLOSE, code) => break assert_eq!(code[..2], 4008_u16.to_be_bytes()),
+                (TEXT, text) if text.starts_with(b"bye") => assert_eq!(text, b"bye 4008"),
+                _ => {}
+            }
+        }
+        assert!(start.elapsed() >= Duration::from_millis(300), "not at once");
+        assert_eq!(server.outcome().await, Closed::Server(CloseCode::RateLimited));
+    };
+    tokio::join!(is_closed(frame(PING, b"")), is_closed(frame(TEXT, b"{}")));
+    let closes = CloseLabels { code: "4008".to_owned(), side: "server" };
+    assert_eq!(server.metrics.closes.get_or_create(&closes).get(), 2);
+    assert!(server.metrics.throttled.get() >= 2, "they were slowed down before");
+}
+
+#[tokio::test]
 async fn an_error_of_the_peer_closes_with_its_code() {
     let server = Server::start(SocketSettings::default()).await;
     let mut client = Client::connect(server.address).await;

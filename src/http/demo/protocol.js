@@ -21,6 +21,7 @@ const MEANINGS = {
   4005: "The node cannot serve this connection now.",
   4006: "The store was restored; come back and resume.",
   4007: "The connection has lasted long enough.",
+  4008: "The client sent frames too fast for too long.",
   4500: "A newer connection of the same device took over.",
   4501: "The token was refused.",
   4502: "A frame was not what the protocol allows at that point.",
