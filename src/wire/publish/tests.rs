@@ -53,6 +53,22 @@ fn refusals_name_the_field_the_value_and_the_limit() {
 }
 
 #[test]
+fn data_nests_to_a_depth_that_every_client_can_read() {
+    let deep = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+    let request = |data: &str| format!(r#"{{"to":{{"users":["a"]}},"data":{data}}}"#);
+    let objects = format!("{}1{}", r#"{"[\"{":"#.repeat(32), "}".repeat(32));
+    let side_by_side = format!("[{},{},{}]", deep(31), deep(31), r#""[[\\""#);
+    for data in [deep(32), objects, side_by_side, format!("\"{}\\\\\"", "[{".repeat(100)), "7".to_owned()] {
+        let taken = parse(request(&data).as_bytes(), &limits());
+        assert!(taken.is_ok(), "{data}: {taken:?}");
+    }
+    check_refused(&request(&deep(33)), "data_too_deep", "at most 32 arrays and objects");
+    check_refused(&request(&deep(100_000)), "data_too_deep", "got 100000");
+    let mixed = format!(r#"{}{{"\"":{}}}{}"#, "[".repeat(16), deep(17), "]".repeat(16));
+    check_refused(&request(&mixed), "data_too_deep", "got 34");
+}
+
+#[test]
 fn refusals_are_short_whatever_they_are_about() {
     let long = "é".repeat(100_000);
     for (json, code) in [

@@ -26,6 +26,9 @@ pub(super) const TARGET: Target = Target {
         b"\\\\u0000",
         b"\\ud83d",
         b"[[[[[[[[",
+        b"]]]]]]]]",
+        br#"{"d":{"d":{"d":{"d":"#,
+        b"}}}}",
         b"0000-01-01T00:00:00+23:59",
         b"9999-12-31T23:59:59.999999999Z",
         b"\xf0\x9f\x98\x80",
@@ -40,6 +43,7 @@ const CODES: &[&str] = &[
     "too_many_recipients",
     "invalid_ttl",
     "invalid_text",
+    "data_too_deep",
     "invalid_deliver_at",
     "notification_too_large",
 ];
@@ -54,6 +58,7 @@ fn corpus() -> Vec<Vec<u8>> {
         r#"{"to":{"everyone":true},"ttl":0,"data":"\\u0000"}"#,
         r#"{"to":{"users":["a"],"topic":"t"}}"#,
         r#"{"to":{"users":["a"]},"titel":"x"}"#,
+        r#"{"to":{"users":["a"]},"data":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}"#,
     ]
     .map(Vec::from)
     .to_vec()
@@ -117,6 +122,9 @@ struct Told<'a> {
 
 fn reaches_clients(publication: &Publication, json: &[u8], most: usize) -> Result<String, String> {
     demand(json.len() <= most, || format!("{} bytes; at most {most}", json.len()))?;
+    // Which stops at a depth of 128; a number that is too large for it is for clients to judge.
+    let read = serde_json::from_slice::<serde_json::Value>(json).map_err(|error| error.to_string());
+    demand(!read.is_err_and(|error| error.contains("recursion")), || "it nests too deep".to_owned())?;
     let told: Told<'_> =
         serde_json::from_slice(json).map_err(|error| format!("clients cannot read it: {error}"))?;
     let data = told.data.map(RawValue::get).filter(|data| *data != "null");

@@ -75,6 +75,7 @@ async fn each_bad_request_is_told_what_is_wrong_and_the_next_good_one_is_accepte
         (json_of(&json!({"to": {"topic": "x".repeat(129)}})), 422, "invalid_request", "129"),
         (json_of(&json!({"to": {"users": ["a"]}, "title": "a\0b"})), 422, "invalid_text", "title"),
         (json_of(&json!({"to": {"users": ["a"]}, "data": {"a": "\0"}})), 422, "invalid_text", "data"),
+        (nested(33), 422, "data_too_deep", "at most 32 arrays and objects within one another; got 33"),
         (json_of(&json!({"to": {"users": ["a"]}, "ttl": -1})), 422, "invalid_ttl", "-1"),
         (json_of(&json!({"to": {"users": ["a"]}, "ttl": 2_592_001})), 422, "invalid_ttl", "2592000"),
         (json_of(&json!({"to": {"users": ["a"]}, "ttl": 1.5})), 422, "invalid_request", "ttl"),
@@ -85,6 +86,12 @@ async fn each_bad_request_is_told_what_is_wrong_and_the_next_good_one_is_accepte
         got(rig.publish(body)).await.is_problem(status, code, word);
     }
     assert_eq!(got(rig.publish(r#"{"to":{"users":["a"]}}"#)).await.status, 202);
+}
+
+/// A request whose `data` has so many arrays within one another.
+fn nested(depth: usize) -> Vec<u8> {
+    let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+    format!(r#"{{"to":{{"users":["a"]}},"data":{open}{close}}}"#).into_bytes()
 }
 
 fn json_of(value: &Value) -> Vec<u8> {
