@@ -1,4 +1,4 @@
-//! Mutated input for whatever reads what others send: frames, client frames, requests, envelopes, AMQP properties.
+//! Mutated input for whatever reads what others send: frames, client frames, requests, envelopes, AMQP properties and headers.
 //!
 //! `cargo test --test fuzz` gives each target ten seconds; CONTRIBUTING.md says what can be chosen. A program of its
 //! own and no list of tests: it ends by the clock, not when a case is done. It must not know what a target checks.

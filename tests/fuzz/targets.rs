@@ -4,6 +4,7 @@ mod amqp;
 mod client_frames;
 mod envelope;
 mod frames;
+mod headers;
 mod publish;
 
 /// The longest text that refuses an input, in bytes: what others send is not sent back to them at length.
@@ -23,8 +24,8 @@ pub(crate) struct Target {
 }
 
 /// All of them.
-pub(crate) fn all() -> [Target; 5] {
-    [frames::TARGET, client_frames::TARGET, publish::TARGET, envelope::TARGET, amqp::TARGET]
+pub(crate) fn all() -> [Target; 6] {
+    [frames::TARGET, client_frames::TARGET, publish::TARGET, envelope::TARGET, amqp::TARGET, headers::TARGET]
 }
 
 /// Fails with `what` unless `holds`.

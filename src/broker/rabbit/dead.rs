@@ -10,11 +10,12 @@ use bytes::Bytes;
 use futures_util::stream::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicNackOptions, BasicPublishOptions};
-use lapin::types::{AMQPValue, ShortString};
+use lapin::types::ShortString;
 use lapin::{Channel, Confirmation, Consumer};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::death::Death;
 use super::epitaph::{Original, epitaph};
 use super::shared::{SessionError, Shared};
 use super::topology::{DEAD, lane_of_queue, short};
@@ -92,7 +93,7 @@ pub(super) async fn sort_dropped(
 }
 
 async fn sort(shared: &Shared, delivery: Delivery, graveyard: &Channel) -> Result<(), SessionError> {
-    let death = Death::of(&delivery);
+    let death = Death::of(&delivery.properties);
     if death.reason == "expired" {
         shared.metrics.expired.inc();
         delivery.acker.ack(BasicAckOptions::default()).await?;
@@ -120,41 +121,4 @@ async fn sort(shared: &Shared, delivery: Delivery, graveyard: &Channel) -> Resul
         }
     }
     Ok(())
-}
-
-/// The newest entry of `x-death` (RabbitMQ, "Dead letter exchanges").
-struct Death {
-    reason: String,
-    queue: String,
-    exchange: String,
-}
-
-impl Death {
-    fn of(delivery: &Delivery) -> Self {
-        let headers = delivery.properties.headers().as_ref();
-        let deaths = headers.and_then(|headers| headers.inner().get("x-death"));
-        let newest = match deaths {
-            Some(AMQPValue::FieldArray(deaths)) => deaths.as_slice().first(),
-            _ => None,
-        };
-        let read = |name: &str| match newest {
-            Some(AMQPValue::FieldTable(death)) => match death.inner().get(name) {
-                Some(AMQPValue::LongString(text)) => text.to_string(),
-                _ => String::new(),
-            },
-            _ => String::new(),
-        };
-        Self { reason: read("reason"), queue: read("queue"), exchange: read("exchange") }
-    }
-
-    /// The code and the sentence for operators.
-    fn explained(&self) -> (&'static str, String) {
-        let queue = &self.queue;
-        match self.reason.as_str() {
-            "delivery_limit" => {
-                ("delivery_limit", format!("{queue} delivered it too often and it was never settled"))
-            }
-            other => ("dropped", format!("{queue} dropped it: {other:?}")),
-        }
-    }
 }

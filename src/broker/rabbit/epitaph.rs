@@ -35,17 +35,17 @@ const FAILURES: &str = "fanfare-failures";
 
 /// A message as it was published.
 #[derive(Debug, Clone)]
-pub(super) struct Original {
+pub struct Original {
     /// Where to.
-    pub(super) exchange: String,
+    pub exchange: String,
     /// With which key.
-    pub(super) routing_key: String,
+    pub routing_key: String,
     /// The lane that it came by.
-    pub(super) lane: Priority,
+    pub lane: Priority,
     /// As they came.
-    pub(super) properties: BasicProperties,
+    pub properties: BasicProperties,
     /// The JSON, or what should have been.
-    pub(super) body: Bytes,
+    pub body: Bytes,
 }
 
 impl Original {
@@ -55,7 +55,7 @@ impl Original {
     }
 
     /// The user that the broker vouched for when it was first published.
-    pub(super) fn user_id(&self, login: Option<&str>) -> Option<String> {
+    pub fn user_id(&self, login: Option<&str>) -> Option<String> {
         match self.is_requeued(login) {
             true => text(&self.properties, USER_ID),
             false => self.properties.user_id().as_ref().map(ToString::to_string),
@@ -63,7 +63,7 @@ impl Original {
     }
 
     /// Its TTL in milliseconds.
-    pub(super) fn expiration(&self, login: Option<&str>) -> Option<String> {
+    pub fn expiration(&self, login: Option<&str>) -> Option<String> {
         match self.is_requeued(login) {
             true => text(&self.properties, EXPIRATION),
             false => self.properties.expiration().as_ref().map(ToString::to_string),
@@ -77,8 +77,8 @@ fn is_by(properties: &BasicProperties, login: Option<&str>) -> bool {
     user_id.is_some() && user_id == login
 }
 
-/// The properties of a dead letter.
-pub(super) fn epitaph(
+/// The properties of a dead letter. `login` is this node's.
+pub fn epitaph(
     original: &Original,
     code: &str,
     reason: &str,
@@ -112,13 +112,8 @@ pub(super) fn epitaph(
     signed(from, headers, login)
 }
 
-/// A letter as it lies in `fanfare.dead`.
-pub(super) fn read(
-    properties: &BasicProperties,
-    routing_key: &str,
-    body: &[u8],
-    login: Option<&str>,
-) -> DeadLetter {
+/// A letter as it lies in `fanfare.dead`, whoever put it there.
+pub fn read(properties: &BasicProperties, routing_key: &str, body: &[u8], login: Option<&str>) -> DeadLetter {
     let shown = |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string);
     let (message_id, size) = (shown(properties.message_id()), body.len());
     if !is_by(properties, login) {
@@ -146,7 +141,10 @@ pub(super) fn read(
         reason: of(REASON),
         first_failed_at: time(FIRST_FAILED),
         last_failed_at: time(LAST_FAILED),
-        failures: number(properties, FAILURES).and_then(|count| u64::try_from(count).ok()).unwrap_or(1),
+        failures: number(properties, FAILURES)
+            .and_then(|count| u64::try_from(count).ok())
+            .unwrap_or(1)
+            .max(1),
         lane: lane(&of(LANE)),
         routing_key: of(ROUTING_KEY),
         publisher: text(properties, USER_ID),
@@ -158,7 +156,7 @@ pub(super) fn read(
 
 /// The properties with which a letter goes back into its lane. It has no `expiration` there, as an operator
 /// wants it to be taken: its TTL counts from then.
-pub(super) fn requeued(properties: &BasicProperties, letter: &DeadLetter, login: &str) -> BasicProperties {
+pub fn requeued(properties: &BasicProperties, letter: &DeadLetter, login: &str) -> BasicProperties {
     let mut headers = kept_headers(properties, is_by(properties, Some(login)));
     set(&mut headers, ID, &letter.id);
     set(&mut headers, ROUTING_KEY, &letter.routing_key);

@@ -2,7 +2,8 @@
 //!
 //! Owns the driver: [`RabbitBroker::start`] opens the first session and leaves the rest to a supervisor. What it is
 //! made of: `open` (connections, errors), `topology` (names, arguments), `supervisor` (sessions), and one file for
-//! each task of a session: `publish`, `consume`, `control`, `ingress`, `dead`, `letters` (which goes by `walk`), `events`. lapin's own recovery is not used:
+//! each task of a session: `publish`, `consume`, `control`, `ingress`, `dead`, `letters` (which goes by `walk`), `events`.
+//! What headers say is read by `death` and `epitaph`. lapin's own recovery is not used:
 //! it recovers connections only, and gives up.
 //!
 //! Operators: run lapin's log at `error`; at `warn` it prints returned messages whole.
@@ -10,7 +11,8 @@
 mod consume;
 mod control;
 mod dead;
-mod epitaph;
+pub mod death;
+pub mod epitaph;
 mod events;
 mod ingress;
 mod ledger;
