@@ -96,11 +96,11 @@ impl Delivery {
             match self.inbox.heads(group).await {
                 Ok(heads) => {
                     for (stream, head) in group.iter().zip(heads) {
-                        let before = shared.get(stream).copied().unwrap_or_default();
+                        let mut node = shared.get(stream).copied().unwrap_or_default();
                         if stream.is_shared() {
-                            self.take_shared_head(stream, head.epoch, head.head, before);
+                            node = self.take_shared_head(stream, head.epoch, head.head, node);
                         }
-                        self.take_head(stream, head.epoch, head.head, &asked[stream], before);
+                        self.take_head(stream, head.epoch, head.head, &asked[stream], node);
                         self.compare_reads(stream, head.reads);
                     }
                 }
@@ -120,8 +120,8 @@ impl Delivery {
         }
     }
 
-    /// `stream` stands at `head`; `before` are sessions' positions, and `node` this node's in a shared stream,
-    /// from before it was asked for.
+    /// `stream` stands at `head`; `before` are sessions' positions from before it was asked for, and `node` says from
+    /// where on this node brings everything in a shared stream.
     pub(super) fn take_head(
         self: &Arc<Self>,
         stream: &Stream,

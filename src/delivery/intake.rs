@@ -86,10 +86,11 @@ impl Delivery {
             Item::Unstored { tail, recipients, .. } => self.give_unstored(&tail, &recipients),
             Item::Heads(heads) => {
                 for (stream, epoch, head) in heads {
+                    let mut node = Seq(0);
                     if stream.is_shared() {
-                        self.take_shared_head(&stream, epoch, head, Seq(0));
+                        node = self.take_shared_head(&stream, epoch, head, node);
                     }
-                    self.take_head(&stream, epoch, head, &HashMap::new(), Seq(0));
+                    self.take_head(&stream, epoch, head, &HashMap::new(), node);
                 }
             }
             Item::Blind { node, for_ms } => self.hear_blind(node, for_ms),

@@ -271,25 +271,32 @@ impl Delivery {
     }
 
     /// The inbox says where a shared stream stands; `before` is the node's position when it was asked (0 where
-    /// that is unknown). A head under it means that the stream began anew, whatever its epoch.
-    pub(super) fn take_shared_head(self: &Arc<Self>, stream: &Stream, epoch: Epoch, head: Seq, before: Seq) {
+    /// that is unknown). A head under it means that the stream began anew, whatever its epoch. Returns from where on the
+    /// node brings everything: sessions below it have to read.
+    pub(super) fn take_shared_head(
+        self: &Arc<Self>,
+        stream: &Stream,
+        epoch: Epoch,
+        head: Seq,
+        before: Seq,
+    ) -> Seq {
         let read = {
             let mut streams = self.shared.lock();
             let Some(shared) = streams.get_mut(stream) else {
-                return;
+                return before;
             };
             if shared.epoch != epoch || head < before {
                 *shared = Shared::new(epoch, head);
-                false
-            } else {
-                shared.known = shared.known.max(head);
-                shared.known > shared.position && !std::mem::replace(&mut shared.reading, true)
+                return head;
             }
+            shared.known = shared.known.max(head);
+            shared.known > shared.position && !std::mem::replace(&mut shared.reading, true)
         };
         if read {
             self.metrics.head_repairs.inc();
             self.spawn_shared_read(stream.clone());
         }
+        before
     }
 
     fn spawn_shared_read(self: &Arc<Self>, stream: Stream) {

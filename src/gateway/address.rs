@@ -56,7 +56,16 @@ impl FromStr for Network {
         // 10.1.2.3/8 is a mistake of somebody who may have meant 10.1.2.0/24.
         let is_first =
             bits <= all && prefix(number, bits, all).checked_shl((all - bits).into()).unwrap_or(0) == number;
-        if is_first { Ok(Self { first, bits }) } else { Err(NetworkError) }
+        if !is_first {
+            return Err(NetworkError);
+        }
+        // Addresses are compared as what they stand for, so a network is kept so, too.
+        match first.to_canonical() {
+            IpAddr::V4(first) if all == 128 && bits >= 96 => {
+                Ok(Self { first: IpAddr::V4(first), bits: bits - 96 })
+            }
+            _ => Ok(Self { first, bits }),
+        }
     }
 }
 
@@ -155,6 +164,10 @@ mod tests {
             ("10.0.0.0/8", "::ffff:10.1.1.1", "::10.1.1.1"),
             ("192.0.2.7", "192.0.2.7", "192.0.2.6"),
             ("2001:db8::/33", "2001:db8:7fff::1", "2001:db8:8000::1"),
+            ("::ffff:10.0.0.0/104", "10.255.0.1", "11.0.0.1"),
+            ("::ffff:192.0.2.7", "::ffff:192.0.2.7", "192.0.2.6"),
+            ("::ffff:0:0/96", "203.0.113.1", "2001:db8::1"),
+            ("::/1", "2001:db8::1", "8000::"),
             ("::1", "::1", "::2"),
             ("0.0.0.0/0", "203.0.113.1", "2001:db8::1"),
         ] {
@@ -162,9 +175,17 @@ mod tests {
             assert!(network.contains(address(inside)), "{network:?} {inside}");
             assert!(!network.contains(address(outside)), "{network:?} {outside}");
         }
-        for bad in
-            ["", "10.0.0.0/33", "10.0.0.1/8", "::/129", "10.0.0.0/", "proxy", "10.0.0.0/8/8", "10.0.0.0:80"]
-        {
+        for bad in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0.1/8",
+            "::/129",
+            "10.0.0.0/",
+            "proxy",
+            "10.0.0.0/8/8",
+            "10.0.0.0:80",
+            "::ffff:10.0.0.1/104",
+        ] {
             assert_eq!(bad.parse::<Network>(), Err(NetworkError), "{bad}");
         }
     }

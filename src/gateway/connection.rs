@@ -265,8 +265,9 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.socket.finish();
         self.socket.shared().metrics.sockets.dec();
-        self.tell(Closed::Lost);
+        // First: the place must not be lost if the peer panics.
         self.socket.shared().leave(self.household);
+        self.tell(Closed::Lost);
     }
 }
 
