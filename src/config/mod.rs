@@ -239,6 +239,8 @@ pub struct DeliveryConfig {
     pub head_check: Duration,
     /// `blind_check_ms`.
     pub blind_check: Duration,
+    /// `conflation_ms`.
+    pub conflation: Duration,
 }
 
 /// `[events]`: what backends are told on `fanfare.events`.

@@ -54,6 +54,7 @@ pub(super) fn read(reader: &mut Reader) -> Config {
         delivery: DeliveryConfig {
             head_check: reader.millis("delivery.head_check_ms", 1_000..=600_000),
             blind_check: reader.millis("delivery.blind_check_ms", 100..=60_000),
+            conflation: reader.millis("delivery.conflation_ms", 0..=10_000),
         },
         events: events(reader),
         retention: RetentionConfig {

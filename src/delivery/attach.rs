@@ -178,7 +178,8 @@ impl Delivery {
         streams: &[Stream],
     ) -> Arc<Connection> {
         let Attach { claims, hello, peer, accepted_at } = attach;
-        let mut session = Session::new(hello.device.clone(), self.settings.window, self.settings.rules);
+        let mut session = Session::new(hello.device.clone(), self.settings.window, self.settings.rules)
+            .conflating(self.settings.conflation);
         streams.iter().for_each(|stream| session.follow(stream.clone()));
         let new = New {
             id: ConnectionId::new(self.keeper.shared_time(accepted_at), self.clock.random()),
@@ -326,7 +327,9 @@ impl Delivery {
                     through: opened.head,
                     entries: Vec::new(),
                 };
-                let (_, next) = connection.take_page(&stream, opened.position, &page, self.clock.now());
+                let (given, _, next) =
+                    connection.take_page(&stream, opened.position, &page, self.clock.now());
+                self.given(connection, given);
                 if next == Next::Wait {
                     continue;
                 }

@@ -52,6 +52,8 @@ pub(super) struct State {
     pub(super) phase: Phase,
     /// What it was told of what its user has read.
     pub(super) told: Told,
+    /// Whether somebody comes to end the wait of what its session keeps back.
+    pub(super) is_awaited: bool,
     /// Frames behind one that needs a round trip; `Some` while that is under way.
     waiting: Option<VecDeque<ClientFrame>>,
 }
@@ -106,6 +108,7 @@ impl Connection {
                 claims: new.claims,
                 phase: Phase::Arriving,
                 told: Told::default(),
+                is_awaited: false,
                 waiting: None,
             }),
             unanswered: AtomicU8::new(0),
@@ -148,15 +151,18 @@ impl Connection {
 
     /// The outlet takes more again.
     pub fn on_drained(self: &Arc<Self>) {
-        let (behind, owed) = {
-            let mut state = self.lock();
-            (state.session.drained(), state.told.is_owed())
+        let Some(delivery) = self.delivery.upgrade() else {
+            return;
         };
-        if let Some(delivery) = self.delivery.upgrade() {
-            behind.into_iter().for_each(|stream| delivery.reader.want(self, stream));
-            if owed {
-                delivery.ask_for_missed(self);
-            }
+        let (behind, given, owed) = {
+            let mut state = self.lock();
+            let behind = state.session.drained();
+            (behind, state.release(&*self.outlet, delivery.clock.now()), state.told.is_owed())
+        };
+        delivery.given(self, given);
+        behind.into_iter().for_each(|stream| delivery.reader.want(self, stream));
+        if owed {
+            delivery.ask_for_missed(self);
         }
     }
 

@@ -1,14 +1,51 @@
 //! What a connection is sent: each frame is pushed while its session is locked, so the order in which the
 //! session decided is the order on the wire.
 
-use super::connection::{Connection, Phase};
+use super::conflation::Given;
+use super::connection::{Connection, Phase, State};
+use super::outlet::Outlet;
 use super::parcel::Parcel;
 use crate::domain::{DeviceId, Epoch, Stream, UnixMillis};
 use crate::inbox::{Content, Entry, Page, Unread};
-use crate::session::{Flow, Next, Offered, PageView, ReadFrom, Session, Step, Verdict};
+use crate::session::{Flow, Next, Offered, PageView, ReadFrom, Released, Session, Step, Verdict};
 use crate::wire::{Frame, Tail, server};
 
+impl State {
+    /// Writes what has waited long enough.
+    pub(super) fn release(&mut self, outlet: &dyn Outlet, now: UnixMillis) -> Given {
+        let released = match self.phase {
+            Phase::Welcomed => self.session.release(now, |frame| outlet.push(frame)),
+            Phase::Arriving | Phase::Ended => Released::default(),
+        };
+        self.given(released, now)
+    }
+
+    fn given(&mut self, released: Released, now: UnixMillis) -> Given {
+        let wait = self.session.wait(now).filter(|_| !self.is_awaited && self.phase == Phase::Welcomed);
+        self.is_awaited |= wait.is_some();
+        Given { released, merged: self.session.take_merged(), wait }
+    }
+}
+
 impl Connection {
+    /// A wait is over: what is due is written.
+    pub(super) fn end_wait(&self, now: UnixMillis) -> Given {
+        let mut state = self.lock();
+        state.is_awaited = false;
+        state.release(&*self.outlet, now)
+    }
+
+    /// Whatever waits in `stream` is written.
+    pub(super) fn flush(&self, stream: &Stream, now: UnixMillis) -> Given {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.phase != Phase::Welcomed {
+            return Given::default();
+        }
+        let released = state.session.flush(stream, now, |frame| self.outlet.push(frame));
+        state.given(released, now)
+    }
+
     /// Sends a frame that is no notification.
     pub(super) fn push(&self, frame: Frame) {
         let mut state = self.lock();
@@ -32,7 +69,7 @@ impl Connection {
         true
     }
 
-    /// Offers a pushed entry; `frame` is sent if it is the next one.
+    /// Offers a pushed entry; `frame` is sent if it is the next one, and does not wait.
     pub(super) fn offer(
         &self,
         stream: &Stream,
@@ -40,16 +77,18 @@ impl Connection {
         entry: Offered<'_>,
         frame: &Frame,
         now: UnixMillis,
-    ) -> Verdict {
+    ) -> (Verdict, Given) {
         let mut state = self.lock();
         if state.phase == Phase::Ended {
-            return Verdict::Skip;
+            return (Verdict::Skip, Given::default());
         }
         let verdict = state.session.offer(stream, epoch, entry, now);
-        if verdict == Verdict::Send && self.outlet.push(frame.clone()) == Flow::Full {
-            state.session.congested();
+        match verdict {
+            Verdict::Send if self.outlet.push(frame.clone()) == Flow::Full => state.session.congested(),
+            Verdict::Kept => return (verdict, state.release(&*self.outlet, now)),
+            _ => {}
         }
-        verdict
+        (verdict, Given::default())
     }
 
     /// Sends a notification that is not stored, unless the connection is congested or not for it.
@@ -77,19 +116,21 @@ impl Connection {
         self.lock().session.read_failed(stream);
     }
 
-    /// Takes a page. Returns how many entries were sent and what is to be done next.
+    /// Takes a page, behind what waits in its stream. Returns what was written of that, how many entries of the page were
+    /// sent and what is to be done next.
     pub(super) fn take_page(
         &self,
         stream: &Stream,
         after: crate::domain::Seq,
         page: &Page,
         now: UnixMillis,
-    ) -> (u64, Next) {
+    ) -> (Given, u64, Next) {
         let mut guard = self.lock();
         let state = &mut *guard;
         if state.phase != Phase::Welcomed {
-            return (0, Next::Wait);
+            return (Given::default(), 0, Next::Wait);
         }
+        let flushed = state.session.flush(stream, now, |frame| self.outlet.push(frame));
         let entries: Vec<Offered<'_>> = page
             .entries
             .iter()
@@ -99,6 +140,7 @@ impl Connection {
                 expires_at: entry.expires_at,
                 bytes: entry.content.len(),
                 receipt: matches!(entry.content, Content::Notification { .. }),
+                pushed: None,
             })
             .collect();
         let view = PageView {
@@ -119,7 +161,7 @@ impl Connection {
             Step::Gap { from, to } => self.outlet.push(server::gap(stream, page.epoch, from, to)),
             Step::CaughtUp(through) => self.outlet.push(server::caught_up(stream, through)),
         });
-        (sent, next)
+        (state.given(flushed, now), sent, next)
     }
 }
 

@@ -16,7 +16,7 @@ use super::parcel::Parcel;
 use crate::domain::{DeviceId, NodeId, NotificationId, Seq, Stream, UnixMillis};
 use crate::inbox::Unread;
 use crate::routing::Local;
-use crate::session::{Offered, Verdict};
+use crate::session::{Offered, Pushed, Verdict};
 use crate::wire::envelope::{EntryRef, Item};
 use crate::wire::{Frame, Tail, server};
 
@@ -130,17 +130,21 @@ impl Delivery {
         if expires_at.is_some_and(|at| at <= now) {
             self.metrics.expired.inc();
         }
+        let frame = parcel.frame(&entry.stream, entry.seq).expiring(expires_at);
+        let collapse_key = (!self.settings.conflation.is_zero()).then(|| parcel.collapse_key()).flatten();
         let offered = Offered {
             seq: entry.seq,
             device: entry.device.as_ref(),
             expires_at,
             bytes: parcel.len(),
             receipt: parcel.has_receipt(),
+            pushed: Some(Pushed { frame: &frame, collapse_key: collapse_key.as_ref() }),
         };
-        let frame = parcel.frame(&entry.stream, entry.seq).expiring(expires_at);
         let mut sent = 0;
         for connection in readers {
-            match connection.offer(&entry.stream, entry.epoch, offered, &frame, now) {
+            let (verdict, given) = connection.offer(&entry.stream, entry.epoch, offered, &frame, now);
+            match verdict {
+                Verdict::Kept => self.given(&connection, given),
                 Verdict::Send => {
                     sent += 1;
                     self.ask_for_ack(&connection);

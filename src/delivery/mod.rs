@@ -11,6 +11,7 @@
 //! | `feed` | what a connection is sent, in the session's order |
 //! | `requests` | client frames that need a round trip: subscribe, unsubscribe, refresh, read |
 //! | `intake` | envelopes: offered to sessions |
+//! | `conflation` | when what sessions keep back for a moment is written |
 //! | `parcel` | what an entry brings: a notification or a cancellation |
 //! | `shared` | topics and everyone: one position and a small tail a node |
 //! | `reader` | reads that close gaps, batched |
@@ -28,6 +29,7 @@
 //! | `drain` | the end, in order |
 
 mod attach;
+mod conflation;
 mod connection;
 mod control;
 mod crowd;
@@ -100,6 +102,9 @@ pub struct Settings {
     pub gap_grace: Duration,
     /// How often merged cursors are committed.
     pub cursor_flush: Duration,
+    /// How far apart a connection is sent updates of one collapse key, at least; those in between are merged into the
+    /// newest. Zero: as they come.
+    pub conflation: Duration,
     /// How many topics a connection may follow.
     pub max_topics: usize,
     /// How many connections a user may have.
@@ -133,6 +138,7 @@ pub struct Delivery {
     receipts: receipts::Receipts,
     keeper: keeper::Keeper,
     pulse: pulse::Pulse,
+    waits: conflation::Waits,
     check_soon: Notify,
     draining: AtomicBool,
     drain_progress: Mutex<Option<DrainProgress>>,
@@ -204,6 +210,7 @@ impl Delivery {
             receipts: receipts::Receipts::default(),
             keeper: keeper::Keeper::new(lease),
             pulse: pulse::Pulse::default(),
+            waits: conflation::Waits::default(),
             check_soon: Notify::new(),
             draining: AtomicBool::new(false),
             drain_progress: Mutex::default(),
@@ -236,6 +243,9 @@ impl Delivery {
         self.tracker.spawn(Arc::clone(self).check_heads());
         self.tracker.spawn(Arc::clone(self).keep_pulse());
         self.tracker.spawn(Arc::clone(self).recycle());
+        if !self.settings.conflation.is_zero() {
+            self.tracker.spawn(Arc::clone(self).end_waits());
+        }
         self.tracker.spawn(Arc::clone(self).keep_presence());
         self.tracker.spawn(Arc::clone(self).keep_lease());
         self.tracker.spawn(Arc::clone(self).flush_cursors());

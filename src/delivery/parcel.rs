@@ -1,5 +1,7 @@
 //! What an entry brings, as pushed envelopes and tails hold it: encoded once for all who get it.
 
+use bytes::Bytes;
+
 use crate::domain::{NotificationId, Seq, Stream};
 use crate::inbox::Content;
 use crate::wire::{Frame, Tail, server};
@@ -49,10 +51,18 @@ impl Parcel {
         }
     }
 
+    /// Its collapse key, as JSON.
+    pub(super) fn collapse_key(&self) -> Option<Bytes> {
+        match self {
+            Self::Notification(tail) => tail.collapse_key(),
+            Self::Cancelled(_) => None,
+        }
+    }
+
     /// Whether it may end what came before it: a cancellation, or a notification with a collapse key.
     pub(super) fn ends_others(&self) -> bool {
         match self {
-            Self::Notification(tail) => tail.has_collapse_key(),
+            Self::Notification(tail) => tail.collapse_key().is_some(),
             Self::Cancelled(_) => true,
         }
     }

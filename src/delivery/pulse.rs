@@ -93,7 +93,10 @@ impl Delivery {
         }
         self.ping(connection);
         let now = self.clock.now();
-        let stuck = connection.with_session(|session| session.stuck(now));
+        let stuck = connection.with_session(|session| {
+            session.forget_quiet(now);
+            session.stuck(now)
+        });
         for stream in stuck {
             self.metrics.window_full.inc();
             let message = format!("{}: acknowledge to get more", stream.client_name());

@@ -152,7 +152,8 @@ impl Delivery {
     }
 
     fn give(self: &Arc<Self>, connection: &Arc<Connection>, stream: &Stream, after: Seq, page: &Page) {
-        let (sent, next) = connection.take_page(stream, after, page, self.clock.now());
+        let (given, sent, next) = connection.take_page(stream, after, page, self.clock.now());
+        self.given(connection, given);
         self.metrics.delivered.inc_by(sent);
         if sent > 0 {
             self.ask_for_ack(connection);

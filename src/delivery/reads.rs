@@ -215,6 +215,8 @@ impl Delivery {
     /// A mark was made somewhere.
     pub(super) fn hear_read(self: &Arc<Self>, user: &UserId, stream: &Stream, marked: &Marked, now: Unread) {
         for connection in self.hub.of_user(user) {
+            // It may be what is read.
+            self.flush(&connection, stream);
             if connection.tell_read(stream, marked, now) {
                 self.ask_for_missed(&connection);
             }
@@ -233,6 +235,7 @@ impl Delivery {
             match delivery.inbox.read_since(&connection.user, reads, MAX_MISSED, now).await {
                 Ok((changes, now)) => {
                     delivery.metrics.read_repairs.inc();
+                    changes.iter().for_each(|change| delivery.flush(&connection, &change.stream));
                     if connection.take_missed(&changes, now) {
                         delivery.ask_for_missed(&connection);
                     }

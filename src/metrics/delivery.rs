@@ -42,6 +42,8 @@ pub struct DeliveryMetrics {
     pub duplicates: Counter,
     /// Pushed entries that were past their time.
     pub expired: Counter,
+    /// Pushed entries that were replaced by a newer one of their collapse key before they were written.
+    pub merged: Counter,
     /// Times that a connection was held back in a stream: its window or socket was full.
     pub lagged: Counter,
     /// Connections that are held back now, as seen within the last heartbeat.
@@ -85,6 +87,7 @@ impl DeliveryMetrics {
             receipts_lost: Counter::default(),
             duplicates: Counter::default(),
             expired: Counter::default(),
+            merged: Counter::default(),
             lagged: Counter::default(),
             lagged_connections: Gauge::default(),
             overdue_connections: Gauge::default(),
@@ -133,6 +136,11 @@ impl DeliveryMetrics {
             "delivery_expired",
             "Pushed entries that were past their time",
             self.expired.clone(),
+        );
+        registry.register(
+            "delivery_merged",
+            "Pushed entries that a newer one of their collapse key replaced before they were written",
+            self.merged.clone(),
         );
         registry.register("delivery_lagged", "Times that a connection was held back", self.lagged.clone());
         registry.register(

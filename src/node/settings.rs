@@ -35,6 +35,7 @@ pub(super) fn delivery(config: &Config) -> delivery::Settings {
         recovery_check: RECOVERY_CHECK.min(config.delivery.head_check),
         gap_grace: GAP_GRACE,
         cursor_flush: CURSOR_FLUSH,
+        conflation: config.delivery.conflation,
         max_topics: config.gateway.max_topics_per_connection,
         crowd: config.gateway.crowd,
         recycling: config.gateway.recycling,

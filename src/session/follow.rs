@@ -1,5 +1,10 @@
 //! One stream of one session.
 
+mod waiting;
+
+use std::time::Duration;
+
+use super::conflation::Conflation;
 use super::sent::Sent;
 use super::{AckError, Acked, Flow, Next, Offered, PageView, Rules, Step, Verdict, Window};
 use crate::domain::{Epoch, Seq, Stream, UnixMillis};
@@ -72,9 +77,12 @@ pub(super) struct Follow {
     acked: Seq,
     /// Up to here the client has entries that it may not have acknowledged.
     resumed: Seq,
-    /// The position when the last ping went out.
+    /// How far everything was written when the last ping went out.
     mark: Seq,
+    /// What was sent, and what waits to be.
     sent: Sent,
+    /// `None` as long as nothing with a collapse key comes, or nothing is to wait.
+    conflation: Option<Box<Conflation>>,
     stuck: Stuck,
 }
 
@@ -101,6 +109,7 @@ impl Follow {
             resumed: Seq(0),
             mark: Seq(0),
             sent: Sent::default(),
+            conflation: None,
             stuck: Stuck::No,
         }
     }
@@ -125,7 +134,7 @@ impl Follow {
         entry: Offered<'_>,
         mine: bool,
         now: UnixMillis,
-        (window, rules, congested): (Window, Rules, bool),
+        (window, rules, congested, conflation): (Window, Rules, bool, Duration),
     ) -> Verdict {
         if rules.compare_epochs && self.epoch.is_some_and(|own| own != epoch) {
             return Verdict::Reset;
@@ -146,13 +155,14 @@ impl Follow {
             self.position = entry.seq;
             return Verdict::Skip;
         }
+        self.supersede(&entry);
         if congested || !self.sent.has_room(entry.bytes, window, now) {
             self.phase = Phase::Lagged;
             self.remember(epoch, entry.seq, rules);
             return Verdict::Lagged;
         }
         self.push_sent(entry);
-        Verdict::Send
+        if self.keep(&entry, conflation, now) { Verdict::Kept } else { Verdict::Send }
     }
 
     /// Seqs of two epochs cannot be compared: the later offer wins.
@@ -224,6 +234,11 @@ impl Follow {
         if rules.compare_epochs && (epoch != page.epoch || page.head < page.after) {
             return Next::Reset;
         }
+        if self.conflation.as_ref().is_some_and(|conflation| conflation.first().is_some()) {
+            // The connection was full before everything was written that comes before the page.
+            self.phase = Phase::Lagged;
+            return Next::Lagged;
+        }
         if self.position < page.after {
             // Asked for by an earlier follower of the same stream: it says nothing about what lies between.
             return Next::Read;
@@ -232,7 +247,14 @@ impl Follow {
             let from = self.position.next();
             act(Step::Gap { from, to: page.floor });
             // Until a later ack says that the client heard of it, the cursor stays before it: so it is told again.
-            self.sent.push(Offered { seq: from, device: None, expires_at: None, bytes: 0, receipt: false });
+            self.sent.push(Offered {
+                seq: from,
+                device: None,
+                expires_at: None,
+                bytes: 0,
+                receipt: false,
+                pushed: None,
+            });
             self.position = page.floor;
         }
         for (index, entry) in page.entries.iter().enumerate() {
@@ -282,12 +304,13 @@ impl Follow {
     pub(super) fn ack(
         &mut self,
         seq: Seq,
-        window: Window,
+        (window, rules): (Window, Rules),
         now: UnixMillis,
         mut crossed: impl FnMut(Epoch, Seq),
     ) -> Result<Acked, AckError> {
-        let Some(epoch) = self.epoch.filter(|_| seq <= self.position) else {
-            return Err(AckError::AboveSent { sent: self.position, got: seq });
+        let written = self.written(rules);
+        let Some(epoch) = self.epoch.filter(|_| seq <= written) else {
+            return Err(AckError::AboveSent { sent: written, got: seq });
         };
         if self.sent.cross(seq, now, |seq| crossed(epoch, seq)) {
             self.stuck = Stuck::No;
@@ -313,21 +336,21 @@ impl Follow {
         }
     }
 
-    pub(super) fn mark(&mut self) {
-        self.mark = self.position;
+    pub(super) fn mark(&mut self, rules: Rules) {
+        self.mark = self.written(rules);
     }
 
     pub(super) fn ack_mark(
         &mut self,
-        window: Window,
+        bounds: (Window, Rules),
         now: UnixMillis,
         crossed: impl FnMut(Epoch, Seq),
     ) -> Option<Acked> {
         if self.mark <= self.acked {
             return None;
         }
-        // A mark is never above the position, so only a stream that is not opened yet refuses it.
-        self.ack(self.mark, window, now, crossed).ok()
+        // A mark is never above what is written, so only a stream that is not opened yet refuses it.
+        self.ack(self.mark, bounds, now, crossed).ok()
     }
 
     pub(super) fn head(&mut self, epoch: Epoch, head: Seq, before: Seq, rules: Rules) -> Next {

@@ -11,150 +11,26 @@
 //! - While it is not live it keeps one number, the highest seq offered, and goes live only when
 //!   its position has reached that.
 //! - After a page the position is the page's `through`, whatever seqs were absent.
+//! - What waits for its collapse key's time counts as not sent: it is acknowledged, and passed by what comes after it, no
+//!   sooner than it is written, or dropped for a newer one of its key.
 //! - It lives in one epoch of each stream. Another one, or a head under its position, ends the connection: where
 //!   a stream begins anew is decided in one place only, where connections begin.
 
+mod conflation;
 mod follow;
 mod rules;
 mod sent;
+mod shapes;
 
 pub use follow::{FollowStatus, Phase, Place, ReadFrom};
 pub use rules::Rules;
+pub use shapes::{AckError, Acked, Flow, Next, Offered, PageView, Pushed, Released, Step, Verdict, Window};
+
+use std::time::Duration;
 
 use crate::domain::{DeviceId, Epoch, Seq, Stream, UnixMillis};
+use crate::wire::Frame;
 use follow::Follow;
-
-/// How much may be sent and not acknowledged, for each stream. What has expired does not count where room is missing.
-#[derive(Debug, Clone, Copy)]
-pub struct Window {
-    /// Entries.
-    pub entries: usize,
-    /// Bytes of their bodies; one entry always fits.
-    pub bytes: usize,
-}
-
-/// Whether the connection takes more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flow {
-    /// It does.
-    Open,
-    /// It has enough queued: stop until told that it is drained.
-    Full,
-}
-
-/// An entry as a session sees it.
-#[derive(Debug, Clone, Copy)]
-pub struct Offered<'a> {
-    /// Its place.
-    pub seq: Seq,
-    /// The only device it is for.
-    pub device: Option<&'a DeviceId>,
-    /// From when on it must not be sent.
-    pub expires_at: Option<UnixMillis>,
-    /// What it adds to the window.
-    pub bytes: usize,
-    /// Whether its acknowledgement is a receipt (that of a cancellation is none).
-    pub receipt: bool,
-}
-
-impl Offered<'_> {
-    fn is_expired(&self, now: UnixMillis) -> bool {
-        self.expires_at.is_some_and(|at| at <= now)
-    }
-}
-
-/// What to do with an offered entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Send it now; if the connection is `Full` then, call [`Session::congested`].
-    Send,
-    /// Nothing: it is a duplicate, not for this device, or past its time.
-    Skip,
-    /// Nothing: the session is behind and will read it.
-    Held,
-    /// The same, and it fell behind with this entry: its window or its connection is full.
-    Lagged,
-    /// Nothing, but an entry before this one is missing: read soon.
-    Read,
-    /// The stream has another life than the session is in: end the connection.
-    Reset,
-}
-
-/// What is to be done next for a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// Nothing.
-    Wait,
-    /// Nothing: its window or its connection is full, so it reads on later.
-    Lagged,
-    /// Read.
-    Read,
-    /// The stream has another life than the session is in, or stands below where the session is: a store was
-    /// restored. End the connection; when it comes back it starts where it can.
-    Reset,
-}
-
-/// What a page leads to, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Tell the client that entries `from..=to` are gone.
-    Gap {
-        /// The first that is gone.
-        from: Seq,
-        /// The last that is gone.
-        to: Seq,
-    },
-    /// Send the page's entry with this index.
-    Send(usize),
-    /// Tell the client that it has everything up to here.
-    CaughtUp(Seq),
-}
-
-/// A page as a session sees it.
-#[derive(Debug, Clone, Copy)]
-pub struct PageView<'a> {
-    /// The stream's epoch.
-    pub epoch: Epoch,
-    /// The highest seq that retention has removed.
-    pub floor: Seq,
-    /// The seq it was asked for after.
-    pub after: Seq,
-    /// The highest seq.
-    pub head: Seq,
-    /// How far the page reaches.
-    pub through: Seq,
-    /// Its entries, in order.
-    pub entries: &'a [Offered<'a>],
-}
-
-/// What an ack changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Acked {
-    /// The stream's epoch.
-    pub epoch: Epoch,
-    /// Where the device's cursor now is.
-    pub cursor: Seq,
-    /// Whether the session was held back by its window and has room again: read on.
-    pub read: bool,
-    /// What it acknowledges that an earlier session had sent: the entries after the first and up to the second.
-    pub covered: Option<(Seq, Seq)>,
-}
-
-/// Why an ack is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AckError {
-    /// The stream is not followed.
-    #[error("this stream is not followed")]
-    NotFollowed,
-    /// It is above what was sent.
-    #[error("seq must be at most {sent}, the last that was sent; got {got}")]
-    AboveSent {
-        /// The highest seq that may be acknowledged.
-        sent: Seq,
-        /// What was.
-        got: Seq,
-    },
-}
 
 /// The protocol state of one connection.
 #[derive(Debug)]
@@ -162,6 +38,8 @@ pub struct Session {
     device: Option<DeviceId>,
     window: Window,
     rules: Rules,
+    /// How far apart pushed updates of one collapse key are written, at least. Zero: as they come.
+    conflation: Duration,
     congested: bool,
     follows: Vec<Follow>,
 }
@@ -169,7 +47,14 @@ pub struct Session {
 impl Session {
     /// A session that follows nothing yet.
     pub fn new(device: Option<DeviceId>, window: Window, rules: Rules) -> Self {
-        Self { device, window, rules, congested: false, follows: Vec::new() }
+        Self { device, window, rules, conflation: Duration::ZERO, congested: false, follows: Vec::new() }
+    }
+
+    /// The same, which writes pushed updates of one collapse key at most once in `window`, the newest only. Zero: as they
+    /// come.
+    #[must_use]
+    pub fn conflating(self, window: Duration) -> Self {
+        Self { conflation: window, ..self }
     }
 
     /// Registers an interest: from now on offers to `stream` are remembered. It is not live before
@@ -204,7 +89,7 @@ impl Session {
 
     /// Takes a pushed entry.
     pub fn offer(&mut self, stream: &Stream, epoch: Epoch, entry: Offered<'_>, now: UnixMillis) -> Verdict {
-        let bounds = (self.window, self.rules, self.congested);
+        let bounds = (self.window, self.rules, self.congested, self.conflation);
         let mine = is_for(self.device.as_ref(), entry.device);
         match self.follows.iter_mut().find(|follow| follow.stream() == stream) {
             Some(follow) => follow.offer(epoch, entry, mine, now, bounds),
@@ -220,7 +105,7 @@ impl Session {
     }
 
     /// Takes what was read. Calls `act` for each step, in order; a `Send` answers whether the
-    /// connection takes more.
+    /// connection takes more. Call [`Session::flush`] before it.
     pub fn page(
         &mut self,
         stream: &Stream,
@@ -240,6 +125,58 @@ impl Session {
         };
         self.congested = congested;
         if next == Next::Read && congested { Next::Lagged } else { next }
+    }
+
+    /// Writes what has waited long enough, and all that is before it, in order, until the connection is full. `act`
+    /// writes a frame and answers whether the connection takes more.
+    pub fn release(&mut self, now: UnixMillis, mut act: impl FnMut(Frame) -> Flow) -> Released {
+        let mut released = Released::default();
+        for follow in &mut self.follows {
+            if self.congested {
+                break;
+            }
+            let (more, flow) = follow.release(false, self.conflation, now, &mut act);
+            released.sent += more.sent;
+            released.expired += more.expired;
+            self.congested = flow == Flow::Full;
+        }
+        released
+    }
+
+    /// Writes whatever waits in `stream`, as [`Session::release`] does: something is to be said that must not pass it.
+    pub fn flush(
+        &mut self,
+        stream: &Stream,
+        now: UnixMillis,
+        mut act: impl FnMut(Frame) -> Flow,
+    ) -> Released {
+        let window = self.conflation;
+        if self.congested {
+            return Released::default();
+        }
+        let Some(follow) = self.follow_of(stream) else {
+            return Released::default();
+        };
+        let (released, flow) = follow.release(true, window, now, &mut act);
+        self.congested = flow == Flow::Full;
+        released
+    }
+
+    /// When to call [`Session::release`] next; `None` if nothing waits, or for the connection only.
+    pub fn wait(&self, now: UnixMillis) -> Option<Duration> {
+        let waits = self.follows.iter().filter_map(|follow| follow.wait(self.conflation, now));
+        waits.min().filter(|_| !self.congested)
+    }
+
+    /// How many entries were dropped since the last call, as a newer one of their collapse key came while they waited.
+    pub fn take_merged(&mut self) -> u64 {
+        self.follows.iter_mut().map(Follow::take_merged).sum()
+    }
+
+    /// Forgets what it does not have to know any more of collapse keys.
+    pub fn forget_quiet(&mut self, now: UnixMillis) {
+        let window = self.conflation;
+        self.follows.iter_mut().for_each(|follow| follow.forget_quiet(window, now));
     }
 
     /// The read failed: the next head check tries again.
@@ -296,13 +233,14 @@ impl Session {
         now: UnixMillis,
         crossed: impl FnMut(Epoch, Seq),
     ) -> Result<Acked, AckError> {
-        let window = self.window;
-        self.follow_of(stream).ok_or(AckError::NotFollowed)?.ack(seq, window, now, crossed)
+        let bounds = (self.window, self.rules);
+        self.follow_of(stream).ok_or(AckError::NotFollowed)?.ack(seq, bounds, now, crossed)
     }
 
     /// A ping goes out: what was sent before it is acknowledged by [`Session::pong`].
     pub fn ping(&mut self) {
-        self.follows.iter_mut().for_each(Follow::mark);
+        let rules = self.rules;
+        self.follows.iter_mut().for_each(|follow| follow.mark(rules));
     }
 
     /// The pong of the last ping arrived. Returns each stream whose entries are now acknowledged; `crossed` is
@@ -312,10 +250,10 @@ impl Session {
         now: UnixMillis,
         mut crossed: impl FnMut(&Stream, Epoch, Seq),
     ) -> Vec<(Stream, Acked)> {
-        let window = self.window;
+        let bounds = (self.window, self.rules);
         let acked = |follow: &mut Follow| {
             let stream = follow.stream().clone();
-            let acked = follow.ack_mark(window, now, |epoch, seq| crossed(&stream, epoch, seq))?;
+            let acked = follow.ack_mark(bounds, now, |epoch, seq| crossed(&stream, epoch, seq))?;
             Some((stream, acked))
         };
         self.follows.iter_mut().filter_map(acked).collect()

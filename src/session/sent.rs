@@ -105,6 +105,16 @@ impl Sent {
         self.entries.push_back(entry);
     }
 
+    /// Forgets one that will not be written after all.
+    pub(super) fn withdraw(&mut self, seq: Seq) {
+        if let Ok(at) = self.entries.binary_search_by_key(&seq, |entry| entry.seq)
+            && let Some(entry) = self.entries.remove(at)
+        {
+            self.bytes -= entry.bytes();
+            self.shrink_if_empty();
+        }
+    }
+
     /// Forgets what is acknowledged by `seq`; `crossed` is told of each that has a receipt and has not expired (what
     /// has may never have been written). Returns whether anything was.
     pub(super) fn cross(&mut self, seq: Seq, now: UnixMillis, mut crossed: impl FnMut(Seq)) -> bool {
@@ -128,7 +138,15 @@ mod tests {
     fn a_full_window_is_four_kibibytes_and_an_acknowledged_one_next_to_nothing() {
         let mut sent = Sent::default();
         for seq in 1..=256 {
-            sent.push(Offered { seq: Seq(seq), device: None, expires_at: None, bytes: 10, receipt: true });
+            let pushed = None;
+            sent.push(Offered {
+                seq: Seq(seq),
+                device: None,
+                expires_at: None,
+                bytes: 10,
+                receipt: true,
+                pushed,
+            });
         }
         assert!(sent.entries.capacity() * size_of::<Entry>() <= 4_096);
         assert!(sent.cross(Seq(256), UnixMillis(0), |_| {}));

@@ -17,7 +17,7 @@ fn stream() -> Stream {
 }
 
 fn entry(seq: u64) -> Offered<'static> {
-    Offered { seq: Seq(seq), device: None, expires_at: None, bytes: 10, receipt: true }
+    Offered { seq: Seq(seq), device: None, expires_at: None, bytes: 10, receipt: true, pushed: None }
 }
 
 fn view<'a>(after: u64, entries: &'a [Offered<'a>], through: u64, head: u64) -> PageView<'a> {

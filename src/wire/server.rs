@@ -103,12 +103,20 @@ impl Tail {
         std::str::from_utf8(id).ok()?.parse().ok()
     }
 
-    /// Whether the notification has a collapse key. Only times come after that field, so the last such name is the
-    /// notification's own and not one of its `data`.
-    pub fn has_collapse_key(&self) -> bool {
+    /// The notification's collapse key, as JSON: equal ones have equal bytes. Only times come after that field, so the last
+    /// such name is the notification's own and not one of its `data`.
+    pub fn collapse_key(&self) -> Option<Bytes> {
         const NAME: &[u8] = br#""collapse_key":"#;
-        let at = self.0.windows(NAME.len()).rposition(|bytes| bytes == NAME);
-        at.is_some_and(|at| !self.0[at + NAME.len()..].starts_with(b"null"))
+        let at = self.0.windows(NAME.len()).rposition(|bytes| bytes == NAME)? + NAME.len();
+        let (mut end, mut escaped) = (at + 1, false);
+        self.0.get(at).filter(|byte| **byte == b'"')?;
+        loop {
+            match self.0.get(end)? {
+                b'"' if !escaped => return Some(self.0.slice(at..=end)),
+                byte => escaped = *byte == b'\\' && !escaped,
+            }
+            end += 1;
+        }
     }
 
     /// Whether it is empty (it never is).
@@ -370,9 +378,12 @@ mod tests {
                 format!(r#"{{"id":"x","data":{data},"collapse_key":{key},"created_at":"t"}}"#).as_bytes(),
             )
         };
-        assert!(tail("{}", r#""order-42""#).has_collapse_key());
-        assert!(!tail(r#"{"collapse_key":"other"}"#, "null").has_collapse_key());
-        assert!(!Tail::of(b"{}").has_collapse_key());
+        for key in [r#""order-42""#, r#""""#, r#""a\\\"b\\\\""#, r#""\"collapse_key\":\"x""#] {
+            let found = tail(r#"{"collapse_key":"other"}"#, key).collapse_key();
+            assert_eq!(found.as_deref(), Some(key.as_bytes()));
+        }
+        assert_eq!(tail(r#"{"collapse_key":"other"}"#, "null").collapse_key(), None);
+        assert_eq!(Tail::of(b"{}").collapse_key(), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod auth;
 mod cli;
 mod cluster;
 mod config;
+mod conflation;
 mod contract;
 mod dead_letters;
 mod degraded;

@@ -397,6 +397,7 @@ fn delivery_settings() -> delivery::Settings {
         recovery_check: Duration::from_secs(1),
         gap_grace: Duration::from_millis(5),
         cursor_flush: Duration::from_secs(1),
+        conflation: Duration::ZERO,
         max_topics: 100,
         crowd: Crowd { limit: 64, over_limit: OverLimit::DisplaceOldest },
         recycling: None,

@@ -200,6 +200,7 @@ fn settings(shared: &Shared) -> delivery::Settings {
         recovery_check: Duration::from_secs(10),
         gap_grace: Duration::from_millis(15),
         cursor_flush: Duration::from_secs(2),
+        conflation: shared.plan.conflation,
         max_topics: 8,
         recycling: shared.plan.recycling,
         crowd: if shared.plan.plant == Plant::NoLimit {

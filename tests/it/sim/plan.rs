@@ -162,6 +162,10 @@ pub struct Plan {
     pub keen: bool,
     /// How soon whoever is connected must have what is entered. Only for keen clients.
     pub prompt: Duration,
+    /// So many notifications of a hundred have a collapse key.
+    pub keyed: u32,
+    /// How far apart a connection is sent updates of one collapse key.
+    pub conflation: Duration,
     /// How many topics there are.
     pub topics: u64,
     /// All follow one and the same topic, the next one every so many milliseconds; else each what it likes.
@@ -195,6 +199,8 @@ impl Plan {
         answer_within: NEVER,
         keen: false,
         prompt: NEVER,
+        keyed: 25,
+        conflation: Duration::ZERO,
         topics: 2,
         fashion: None,
         rush: 0,
@@ -256,6 +262,9 @@ impl Plan {
         active: Duration::from_secs(20),
         ..Self::CALM
     };
+    /// As calm, with many updates of few collapse keys, which are merged.
+    pub const MERGED: Self =
+        Self { pace_ms: 250, keyed: 70, conflation: Duration::from_millis(400), ..Self::CALM };
 
     /// The same with something broken in a double.
     pub const fn planted(self, plant: Plant) -> Self {

@@ -16,6 +16,7 @@
 //! | 3.5: the cursor is there before `welcome`; the first device starts at the floor | `CursorLater`, `StartAtHead` |
 //! | 3.6: another epoch starts the stream anew | rule `compare_epochs` |
 //! | 3.7: envelopes go to every node with a device of the user | none: breaking it costs reads, and loses nothing |
+//! | 3: an ack passes nothing that waits to be merged | rule `ack_written` |
 //! | 3.8: a cancellation is an entry | `UnenteredCancel` |
 //! | 3: heads are compared, read marks too | no head checks, `MarksForgotten` |
 //! | 3: presence lost is seen by the lease; the broker's return is seen | `SilentFlush`, `SilentOutage` |
@@ -109,7 +110,7 @@ const UNSURE: Plan = Plan {
 const LONG: Plan = Plan { active: Duration::from_secs(24), ..Plan::CALM };
 
 /// What fails alone, and ends well as long as no rule is broken.
-pub const UNPLANTED: [(&str, Plan); 13] = [
+pub const UNPLANTED: [(&str, Plan); 16] = [
     ("brief", Plan::BRIEF),
     ("arriving", Plan::ARRIVING),
     ("fashion", Plan::FASHION),
@@ -124,6 +125,12 @@ pub const UNPLANTED: [(&str, Plan); 13] = [
     ("unsure", Plan { head_check: Plan::STORM.head_check, settle: Plan::STORM.settle, ..UNSURE }),
     ("long", LONG),
     ("recycled", Plan::RECYCLED),
+    ("merged", Plan::MERGED),
+    ("merged and keen", Plan { keyed: 70, conflation: Plan::MERGED.conflation, ..Plan::ARRIVING }),
+    (
+        "merged in a storm",
+        Plan { keyed: 60, pace_ms: 400, conflation: Plan::MERGED.conflation, ..Plan::STORM },
+    ),
 ];
 
 #[test]
@@ -154,6 +161,12 @@ fn a_session_that_sends_what_is_behind_it_doubles() {
 fn a_session_that_does_not_compare_epochs_loses_the_new_life_of_a_stream() {
     let rules = Rules { compare_epochs: false, ..Rules::SOUND };
     must_find(RESTORED.with_rules(rules), &[Kind::Loss, Kind::Stall, Kind::Stranger]);
+}
+
+#[test]
+fn an_auto_ack_of_what_waits_to_be_merged_is_seen() {
+    let rules = Rules { ack_written: false, ..Rules::SOUND };
+    must_find(Plan::MERGED.with_rules(rules), &[Kind::Cursor, Kind::Loss]);
 }
 
 #[test]

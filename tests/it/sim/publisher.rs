@@ -91,7 +91,7 @@ fn request(world: &World) -> (Target, String) {
         3 | 4 => more += r#","ttl":5"#,
         _ => {}
     }
-    if stage.chance(25) {
+    if stage.chance(world.shared.plan.keyed) {
         more += &format!(r#","collapse_key":"c{}""#, stage.pick(0..=1));
     }
     if later {
