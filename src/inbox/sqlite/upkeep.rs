@@ -49,7 +49,7 @@ delete from bodies where id in (
 
 const SWEEP_REVOCATIONS: &str = r#"
 delete from revocations where (kind, subject) in (
-    select kind, subject from revocations where lapses_at <= ?1 order by lapses_at limit ?2
+    select kind, subject from revocations where lapses_at <= ?1 order by lapses_at limit ?2 + 0
 )
 "#;
 
