@@ -14,6 +14,7 @@
 //! | `conflation` | when what sessions keep back for a moment is written |
 //! | `parcel` | what an entry brings: a notification or a cancellation |
 //! | `shared` | topics and everyone: one position and a small tail a node |
+//! | `followed` | one of them: the order in it, and its last entries |
 //! | `reader` | reads that close gaps, batched |
 //! | `reads` | what a user read on one device, shown on all |
 //! | `heads` | compares positions with the inbox |
@@ -37,6 +38,7 @@ mod cursors;
 mod displace;
 mod drain;
 mod feed;
+mod followed;
 mod heads;
 mod intake;
 mod keeper;

@@ -2,7 +2,7 @@
 //!
 //! Whoever is a little behind reads the tail instead of the inbox, and a gap is read once for all.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -10,99 +10,16 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::Delivery;
+use super::followed::{Arrived, Followed};
 use super::parcel::Parcel;
 use crate::domain::{Epoch, Seq, Stream, TopicName, UnixMillis};
-use crate::inbox::{Audience, Entry, Page, Read};
+use crate::inbox::{Audience, Page, Read};
 use crate::metrics::delivery::ReadLabels;
 use crate::session::{Next, ReadFrom};
 use crate::wire::envelope::EntryRef;
 
-/// How many entries a tail holds, and how many early ones wait for a gap to close.
-const TAIL_ENTRIES: usize = 256;
-/// How many bytes of bodies a tail holds.
-const TAIL_BYTES: usize = 1 << 20;
 /// How many items of shared streams may wait for the task that orders them; more are dropped and counted.
 const INTAKE: usize = 4_096;
-
-/// An entry that arrived, with what it brings.
-#[derive(Debug, Clone)]
-struct Arrived {
-    parcel: Parcel,
-    expires_at: Option<UnixMillis>,
-    entry: EntryRef,
-}
-
-#[derive(Debug)]
-struct Shared {
-    epoch: Epoch,
-    /// The last entry that was offered to sessions.
-    position: Seq,
-    /// The last entries up to `position`, without a hole.
-    tail: VecDeque<Arrived>,
-    tail_bytes: usize,
-    /// Entries above `position + 1` that wait for those before them.
-    early: BTreeMap<Seq, Arrived>,
-    /// The highest seq known to exist.
-    known: Seq,
-    /// A read for the gap is under way.
-    reading: bool,
-}
-
-impl Shared {
-    fn new(epoch: Epoch, position: Seq) -> Self {
-        Self {
-            epoch,
-            position,
-            tail: VecDeque::new(),
-            tail_bytes: 0,
-            early: BTreeMap::new(),
-            known: position,
-            reading: false,
-        }
-    }
-
-    fn append(&mut self, arrived: Arrived) {
-        self.position = arrived.entry.seq;
-        self.known = self.known.max(self.position);
-        if arrived.parcel.ends_others() {
-            // What it ends must not be given to who comes later: they read the inbox, which knows.
-            self.tail.clear();
-            self.tail_bytes = 0;
-        }
-        self.tail_bytes += arrived.parcel.len();
-        self.tail.push_back(arrived);
-        while self.tail.len() > TAIL_ENTRIES || self.tail_bytes > TAIL_BYTES {
-            let Some(oldest) = self.tail.pop_front() else {
-                break;
-            };
-            self.tail_bytes -= oldest.parcel.len();
-        }
-    }
-
-    /// The entries after `after`, if the tail has all of them.
-    fn page(&self, after: Seq, max_entries: usize, max_bytes: usize) -> Option<Page> {
-        let first = self.tail.front()?.entry.seq;
-        if after.next() < first || after > self.position {
-            return None;
-        }
-        let skip = usize::try_from(after.0 + 1 - first.0).ok()?;
-        let (mut entries, mut bytes, mut through) = (Vec::new(), 0, self.position);
-        for arrived in self.tail.iter().skip(skip) {
-            bytes += arrived.parcel.len();
-            if !entries.is_empty() && (entries.len() == max_entries || bytes > max_bytes) {
-                through = Seq(arrived.entry.seq.0 - 1);
-                break;
-            }
-            entries.push(Entry {
-                seq: arrived.entry.seq,
-                device: None,
-                expires_at: arrived.expires_at,
-                content: arrived.parcel.content(),
-            });
-        }
-        Some(Page { epoch: self.epoch, floor: Seq(0), head: self.position, through, entries })
-    }
-}
 
 /// Whether somebody who opened a shared stream was the first of this node; perhaps of another life of it.
 enum Begun {
@@ -113,7 +30,7 @@ enum Begun {
 
 /// The shared streams of this node.
 pub(super) struct SharedStreams {
-    streams: Mutex<HashMap<Stream, Shared>>,
+    streams: Mutex<HashMap<Stream, Followed>>,
     intake: mpsc::Sender<Arrived>,
     arrivals: Mutex<Option<mpsc::Receiver<Arrived>>>,
     count: Gauge,
@@ -130,7 +47,7 @@ impl SharedStreams {
         let mut streams = self.lock();
         match streams.get(stream) {
             None => {
-                streams.insert(stream.clone(), Shared::new(epoch, head));
+                streams.insert(stream.clone(), Followed::new(epoch, head));
                 self.count.inc();
                 Begun::Now
             }
@@ -166,7 +83,7 @@ impl SharedStreams {
         shared.page(from.after, from.entries, from.bytes)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Stream, Shared>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Stream, Followed>> {
         // A tail that a panic left half-changed is at worst too short.
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -239,7 +156,11 @@ impl Delivery {
                 drop(streams);
                 return self.check_heads_soon();
             }
-            self.sort_in(shared, arrived)
+            if arrived.entry.seq <= shared.position {
+                self.metrics.duplicates.inc();
+                return;
+            }
+            shared.sort_in(arrived)
         };
         for arrived in in_order {
             self.offer(&arrived.parcel, arrived.expires_at, &arrived.entry);
@@ -247,27 +168,6 @@ impl Delivery {
         if read {
             self.spawn_shared_read(stream);
         }
-    }
-
-    /// What can be offered now, in order, and whether a gap has to be read.
-    fn sort_in(&self, shared: &mut Shared, arrived: Arrived) -> (Vec<Arrived>, bool) {
-        let seq = arrived.entry.seq;
-        if seq <= shared.position {
-            self.metrics.duplicates.inc();
-            return (Vec::new(), false);
-        }
-        shared.known = shared.known.max(seq);
-        shared.early.insert(seq, arrived);
-        if shared.early.len() > TAIL_ENTRIES {
-            shared.early.pop_last();
-        }
-        let mut in_order = Vec::new();
-        while let Some(next) = shared.early.remove(&shared.position.next()) {
-            shared.append(next.clone());
-            in_order.push(next);
-        }
-        let read = shared.known > shared.position && !std::mem::replace(&mut shared.reading, true);
-        (in_order, read)
     }
 
     /// The inbox says where a shared stream stands; `before` is the node's position when it was asked (0 where
@@ -286,7 +186,7 @@ impl Delivery {
                 return before;
             };
             if shared.epoch != epoch || head < before {
-                *shared = Shared::new(epoch, head);
+                *shared = Followed::new(epoch, head);
                 return head;
             }
             shared.known = shared.known.max(head);
@@ -358,46 +258,8 @@ impl Delivery {
             if shared.position < after {
                 return true;
             }
-            let mut in_order = Vec::new();
-            for entry in page.entries {
-                if entry.seq <= shared.position {
-                    continue;
-                }
-                let reference = EntryRef {
-                    stream: stream.clone(),
-                    epoch: page.epoch,
-                    seq: entry.seq,
-                    device: entry.device,
-                };
-                let parcel = Parcel::of(&entry.content);
-                let arrived = Arrived { parcel, expires_at: entry.expires_at, entry: reference };
-                if shared.position.next() != arrived.entry.seq {
-                    // A hole (expired): sessions pass it by a read of their own, so the tail starts anew.
-                    shared.tail.clear();
-                    shared.tail_bytes = 0;
-                }
-                shared.append(arrived.clone());
-                in_order.push(arrived);
-            }
-            if page.through > shared.position {
-                shared.tail.clear();
-                shared.tail_bytes = 0;
-                shared.position = page.through;
-            }
-            let position = shared.position;
-            shared.early.retain(|seq, _| *seq > position);
-            while let Some(next) = shared.early.remove(&shared.position.next()) {
-                shared.append(next.clone());
-                in_order.push(next);
-            }
-            if page.through >= page.head && shared.position == after {
-                // Nothing is there of what was said to exist: the next head check says what is true.
-                shared.known = shared.position;
-            }
-            let more = page.through < page.head || shared.known > shared.position;
             // Under the same lock, so that no arrival between here and there relies on this read.
-            shared.reading = more;
-            (in_order, more)
+            shared.take(stream, after, page)
         };
         for arrived in in_order {
             self.offer(&arrived.parcel, arrived.expires_at, &arrived.entry);

@@ -1,0 +1,161 @@
+//! One shared stream that this node follows: where it stands, the last entries, and early ones that wait for a gap to close.
+//!
+//! Owns the order in which entries that arrive are offered. It knows neither sessions nor the inbox.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::parcel::Parcel;
+use crate::domain::{Epoch, Seq, Stream, UnixMillis};
+use crate::inbox::{Entry, Page};
+use crate::wire::envelope::EntryRef;
+
+/// How many entries a tail holds, and how many early ones wait for a gap to close.
+const TAIL_ENTRIES: usize = 256;
+/// How many bytes of bodies a tail holds.
+const TAIL_BYTES: usize = 1 << 20;
+
+/// An entry that arrived, with what it brings.
+#[derive(Debug, Clone)]
+pub(super) struct Arrived {
+    pub(super) parcel: Parcel,
+    pub(super) expires_at: Option<UnixMillis>,
+    pub(super) entry: EntryRef,
+}
+
+/// What the node knows of one shared stream.
+#[derive(Debug)]
+pub(super) struct Followed {
+    pub(super) epoch: Epoch,
+    /// The last entry that was offered to sessions.
+    pub(super) position: Seq,
+    /// The last entries up to `position`, without a hole.
+    tail: VecDeque<Arrived>,
+    tail_bytes: usize,
+    /// Entries above `position + 1` that wait for those before them.
+    early: BTreeMap<Seq, Arrived>,
+    /// The highest seq known to exist.
+    pub(super) known: Seq,
+    /// A read for the gap is under way.
+    pub(super) reading: bool,
+}
+
+impl Followed {
+    pub(super) fn new(epoch: Epoch, position: Seq) -> Self {
+        Self {
+            epoch,
+            position,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            early: BTreeMap::new(),
+            known: position,
+            reading: false,
+        }
+    }
+
+    fn append(&mut self, arrived: Arrived) {
+        self.position = arrived.entry.seq;
+        self.known = self.known.max(self.position);
+        if arrived.parcel.ends_others() {
+            // What it ends must not be given to who comes later: they read the inbox, which knows.
+            self.forget_tail();
+        }
+        self.tail_bytes += arrived.parcel.len();
+        self.tail.push_back(arrived);
+        while self.tail.len() > TAIL_ENTRIES || self.tail_bytes > TAIL_BYTES {
+            let Some(oldest) = self.tail.pop_front() else {
+                break;
+            };
+            self.tail_bytes -= oldest.parcel.len();
+        }
+    }
+
+    /// The entries after `after`, if the tail has all of them.
+    pub(super) fn page(&self, after: Seq, max_entries: usize, max_bytes: usize) -> Option<Page> {
+        let first = self.tail.front()?.entry.seq;
+        if after.next() < first || after > self.position {
+            return None;
+        }
+        let skip = usize::try_from(after.0 + 1 - first.0).ok()?;
+        let (mut entries, mut bytes, mut through) = (Vec::new(), 0, self.position);
+        for arrived in self.tail.iter().skip(skip) {
+            bytes += arrived.parcel.len();
+            if !entries.is_empty() && (entries.len() == max_entries || bytes > max_bytes) {
+                through = Seq(arrived.entry.seq.0 - 1);
+                break;
+            }
+            entries.push(Entry {
+                seq: arrived.entry.seq,
+                device: None,
+                expires_at: arrived.expires_at,
+                content: arrived.parcel.content(),
+            });
+        }
+        Some(Page { epoch: self.epoch, floor: Seq(0), head: self.position, through, entries })
+    }
+
+    /// An entry above the position arrives: what can be offered now, in order, and whether a gap has to be read.
+    pub(super) fn sort_in(&mut self, arrived: Arrived) -> (Vec<Arrived>, bool) {
+        let seq = arrived.entry.seq;
+        self.known = self.known.max(seq);
+        self.early.insert(seq, arrived);
+        if self.early.len() > TAIL_ENTRIES {
+            self.early.pop_last();
+        }
+        let mut in_order = Vec::new();
+        self.close_up(&mut in_order);
+        let read = self.known > self.position && !std::mem::replace(&mut self.reading, true);
+        (in_order, read)
+    }
+
+    /// A page of what is after `after` arrives, which is the position or below it: what can be offered now, in order, and
+    /// whether to read on.
+    pub(super) fn take(&mut self, stream: &Stream, after: Seq, page: Page) -> (Vec<Arrived>, bool) {
+        let mut in_order = Vec::new();
+        for entry in page.entries {
+            if entry.seq <= self.position {
+                continue;
+            }
+            if self.position.next() != entry.seq {
+                // A hole (expired): sessions pass it by a read of their own, so the tail starts anew.
+                self.forget_tail();
+            }
+            let arrived = Arrived::read(stream, page.epoch, entry);
+            self.append(arrived.clone());
+            in_order.push(arrived);
+        }
+        if page.through > self.position {
+            self.forget_tail();
+            self.position = page.through;
+        }
+        let position = self.position;
+        self.early.retain(|seq, _| *seq > position);
+        self.close_up(&mut in_order);
+        if page.through >= page.head && self.position == after {
+            // Nothing is there of what was said to exist: the next head check says what is true.
+            self.known = self.position;
+        }
+        self.reading = page.through < page.head || self.known > self.position;
+        (in_order, self.reading)
+    }
+
+    /// Moves over early entries as far as there is no gap.
+    fn close_up(&mut self, in_order: &mut Vec<Arrived>) {
+        while let Some(next) = self.early.remove(&self.position.next()) {
+            self.append(next.clone());
+            in_order.push(next);
+        }
+    }
+
+    fn forget_tail(&mut self) {
+        self.tail.clear();
+        self.tail_bytes = 0;
+    }
+}
+
+impl Arrived {
+    fn read(stream: &Stream, epoch: Epoch, entry: Entry) -> Self {
+        let parcel = Parcel::of(&entry.content);
+        let Entry { seq, device, expires_at, .. } = entry;
+        Self { parcel, expires_at, entry: EntryRef { stream: stream.clone(), epoch, seq, device } }
+    }
+}
