@@ -153,7 +153,7 @@ impl From<PublishError> for Problem {
         match error {
             PublishError::Refused(_) => Self::new(status_of_refusal(code), code, detail),
             PublishError::Forbidden(_) => Self::new(StatusCode::FORBIDDEN, code, detail),
-            PublishError::KeyReused => Self::invalid(code, detail),
+            PublishError::KeyReused | PublishError::NotStorable(_) => Self::invalid(code, detail),
             PublishError::KeyInProgress => {
                 Self::new(StatusCode::CONFLICT, code, detail).with_header(RETRY_AFTER, "1")
             }

@@ -67,6 +67,9 @@ pub enum PublishError {
     /// Its TTL ran out while it waited to be committed: nothing was stored. Safe to retry.
     #[error("its ttl ran out while it waited to be stored")]
     Expired,
+    /// The inbox will never take it, for what it is: nothing was stored. What the store says is for operators.
+    #[error("the inbox will never take this request")]
+    NotStorable(#[source] InboxError),
     /// The inbox is away; whether the request was committed is unknown. Safe to retry with the same key.
     #[error("the inbox is not available")]
     Unavailable(#[source] Option<InboxError>),
@@ -82,6 +85,7 @@ impl PublishError {
             Self::KeyInProgress => "idempotency_key_in_progress",
             Self::Overloaded => "overloaded",
             Self::Expired => "expired",
+            Self::NotStorable(_) => "not_storable",
             Self::Unavailable(_) => "inbox_unavailable",
         }
     }
@@ -90,7 +94,7 @@ impl PublishError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::KeyInProgress | Self::Overloaded | Self::Expired | Self::Unavailable(_) => true,
-            Self::Refused(_) | Self::Forbidden(_) | Self::KeyReused => false,
+            Self::Refused(_) | Self::Forbidden(_) | Self::KeyReused | Self::NotStorable(_) => false,
         }
     }
 
@@ -98,7 +102,25 @@ impl PublishError {
     pub(super) fn of_inbox(error: InboxError, keyed: bool) -> Self {
         match error {
             InboxError::Timeout(_) if keyed => Self::KeyInProgress,
+            error @ InboxError::Refused(_) => Self::NotStorable(error),
             error => Self::Unavailable(Some(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_store_refuses_is_not_tried_again_and_what_it_did_not_answer_is() {
+        let refused = || InboxError::Refused("it has a NUL".into());
+        for keyed in [false, true] {
+            let error = PublishError::of_inbox(refused(), keyed);
+            assert_eq!((error.code(), error.is_retryable()), ("not_storable", false));
+            assert!(!error.to_string().contains("NUL"), "what the store says is not for publishers");
+            let away = PublishError::of_inbox(InboxError::Unavailable("gone".into()), keyed);
+            assert_eq!((away.code(), away.is_retryable()), ("inbox_unavailable", true));
         }
     }
 }

@@ -89,6 +89,10 @@ pub fn request(
         let reason = format!("message_id must have 1..={MAX_KEY_BYTES} bytes; got {}", key.len());
         return Err(refuse("invalid_idempotency_key", reason));
     }
+    if let Some(at) = idempotency_key.as_ref().and_then(|key| key.find('\0')) {
+        let reason = format!("message_id must not contain NUL; got one as byte {}", at + 1);
+        return Err(refuse("invalid_idempotency_key", reason));
+    }
     let default_ttl = expiration.map(ttl).transpose()?;
     Ok(Request { publisher, json, idempotency_key, default_ttl, source: "amqp" })
 }

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use serde_json::Value;
+use lapin::BasicProperties;
+use serde_json::{Value, json};
 
 use crate::lanes::Backend;
 use crate::support::cluster::TestCluster;
@@ -62,4 +63,32 @@ async fn a_backends_mistake_is_seen_requeued_and_deleted_by_an_operator() {
         dead_letters(&cluster, 0, &["list"]).await.0 == Some(1)
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_store_can_never_take_is_a_dead_letter_and_holds_up_nothing() {
+    const POISON: usize = 40;
+    let cluster = TestCluster::start_with(&[("broker.prefetch.normal", "4")]).await;
+    let mut device = cluster.device_on(0, "alice", "phone", &[]);
+    device.connected(DEADLINE, 1).await;
+    let backend = Backend::of(&cluster).await;
+    let with_key =
+        |key: String| BasicProperties::default().with_user_id("guest".into()).with_message_id(key.into());
+    let body = |number: usize| json!({"to": {"users": ["alice"]}, "data": number}).to_string().into_bytes();
+    // Ten times what both nodes may hold at a time, then a good one.
+    let messages = (0..POISON).map(|number| (with_key(format!("order\0{number}")), body(number)));
+    backend.publish_with("normal", messages.chain([(with_key("order".to_owned()), body(POISON))])).await;
+    device.received(DEADLINE, 1).await;
+    assert_eq!(device.data("user"), [json!(POISON)]);
+    let mut listed = Vec::new();
+    eventually(DEADLINE, "all of the poison is kept", async || {
+        (_, listed) = dead_letters(&cluster, 0, &["list"]).await;
+        listed.len() == POISON
+    })
+    .await;
+    for letter in &listed {
+        assert_eq!(letter["code"], "invalid_idempotency_key");
+        let reason = letter["reason"].as_str().expect("a sentence");
+        assert!(reason.contains("message_id") && reason.contains("NUL"), "{reason}");
+    }
 }

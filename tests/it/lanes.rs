@@ -33,10 +33,15 @@ impl Backend {
 
     /// Publishes all, and waits for all confirms.
     pub async fn publish(&self, lane: &str, bodies: impl Iterator<Item = Vec<u8>>) {
+        let persistent = BasicProperties::default().with_delivery_mode(2);
+        self.publish_with(lane, bodies.map(|body| (persistent.clone(), body))).await;
+    }
+
+    /// The same, each with properties of its own.
+    pub async fn publish_with(&self, lane: &str, messages: impl Iterator<Item = (BasicProperties, Vec<u8>)>) {
         let mut confirms = Vec::new();
-        for body in bodies {
-            let (options, properties) =
-                (BasicPublishOptions::default(), BasicProperties::default().with_delivery_mode(2));
+        for (properties, body) in messages {
+            let options = BasicPublishOptions::default();
             let exchange = "fanfare.notifications".into();
             let sent = self.channel.basic_publish(exchange, lane.into(), options, &body, properties).await;
             confirms.push(sent.expect("it is sent"));

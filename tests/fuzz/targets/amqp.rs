@@ -86,8 +86,8 @@ fn check(input: &[u8]) -> Result<String, String> {
             demand(request.json == body, || "the body changed".to_owned())?;
             let key = message_id.filter(|_| user_id.is_some());
             demand(request.idempotency_key == key, || format!("its key is {:?}", request.idempotency_key))?;
-            let is_long = key.is_some_and(|key| key.len() > MAX_KEY_BYTES);
-            demand(!is_long, || "its key is too long".to_owned())?;
+            let is_bad = key.is_some_and(|key| key.len() > MAX_KEY_BYTES || key.contains('\0'));
+            demand(!is_bad, || "its key is too long, or has a NUL".to_owned())?;
             let ttl = request.default_ttl.map(|ttl| ttl.as_millis().to_string());
             let said = expiration.map(|text| text.trim_start_matches('+').trim_start_matches('0').to_owned());
             demand(ttl == said, || format!("its ttl is {ttl:?} ms, said was {said:?}"))?;
