@@ -44,7 +44,7 @@ pub struct Erased {
 /// The rest: whether it is there, who was seen when, what is out of date.
 #[async_trait]
 pub trait Upkeep: Send + Sync {
-    /// Succeeds when the store can be read and written.
+    /// Succeeds when the store can be read and written; fails while something keeps all appends from their tables.
     async fn check(&self) -> Result<(), InboxError>;
 
     /// Remembers that these users were connected at these times; a time never goes back.

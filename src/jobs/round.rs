@@ -111,6 +111,12 @@ impl Runner {
                     self.metrics.done.get_or_create(&labels).inc_by(done);
                     if more { BRIEF } else { self.jittered(&job.pace()) }
                 }
+                // That the inbox is away is one line, and not the job's.
+                Err(error) if !*self.inbox_up.borrow() => {
+                    self.metrics.failures.get_or_create(&labels).inc();
+                    debug!(job = J::NAME, %error, "a round failed as the inbox went away");
+                    self.jittered(&job.pace())
+                }
                 Err(error) => {
                     self.metrics.failures.get_or_create(&labels).inc();
                     failures = failures.saturating_add(1);

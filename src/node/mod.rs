@@ -9,6 +9,7 @@
 //! | `banner` | what a newcomer reads |
 //! | `listeners` | who is served where, and from when |
 //! | `settings` | what the parts are told of the configuration |
+//! | `standing` | whether the inbox counts as up |
 //! | `watch` | the health of the backends, and what follows from a change |
 //! | `stop` | the end: staged, bounded, reported |
 
@@ -16,6 +17,7 @@ mod backends;
 mod banner;
 mod listeners;
 mod settings;
+mod standing;
 mod stop;
 mod watch;
 
@@ -220,6 +222,7 @@ impl Node {
             cancel,
             config,
         };
+        let appends = publishing.watch_appends();
         let state = Arc::new(http::State {
             settings: node.http_settings(),
             node: lease,
@@ -242,7 +245,7 @@ impl Node {
         });
         node.serve_clients(accept::listen(clients)?, &state, presence.clone(), tokens);
         open(http::admin_routes(state));
-        node.start_watching(presence, inbox_up);
+        node.start_watching(presence, inbox_up, appends);
         failed.disarm();
         Ok(node)
     }

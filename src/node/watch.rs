@@ -1,16 +1,19 @@
 //! The health of the backends, and what follows from a change.
 //!
 //! Each change is one log line (of the broker the driver writes it, of presence the keeper), shows in
-//! `/readyz` and in a gauge. Without SQL nothing more is taken from RabbitMQ: messages stay there until it is
-//! back, and jobs wait.
+//! `/readyz` and in a gauge. The inbox is asked again and again, and at once when appends fail; what follows from both
+//! is [`Standing`]'s to say. Without SQL nothing more is taken from RabbitMQ: messages stay there until it is back, and
+//! jobs wait.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Node;
+use super::standing::Standing;
 use crate::broker::{Broker, Health};
 use crate::clock::Clock;
 use crate::delivery::Delivery;
@@ -18,17 +21,26 @@ use crate::http::{Check, Readiness};
 use crate::inbox::Inbox;
 use crate::metrics::node::{Condition, Dependency, NodeMetrics};
 use crate::presence::Presence;
+use crate::publish::Appends;
 
 /// How often the inbox is asked whether it is there, and the keeper whether it sees presence.
 const LOOK: Duration = Duration::from_millis(1_000);
+/// How soon after an append failed the inbox is asked: several fail together.
+const SOON: Duration = Duration::from_millis(100);
 /// How often the clock is compared, in looks.
 const SKEW_LOOKS: u32 = 10;
 
 impl Node {
     /// From now on the node is ready, and watches what it depends on. `inbox_up` is told how the inbox is.
-    pub(super) fn start_watching(&self, presence: Arc<dyn Presence>, inbox_up: watch::Sender<bool>) {
+    pub(super) fn start_watching(
+        &self,
+        presence: Arc<dyn Presence>,
+        inbox_up: watch::Sender<bool>,
+        appends: watch::Receiver<Appends>,
+    ) {
         let watcher = Watcher {
             inbox: Arc::clone(&self.inbox),
+            appends,
             inbox_up,
             broker: Arc::clone(&self.broker),
             delivery: Arc::clone(&self.delivery),
@@ -56,6 +68,7 @@ impl Node {
 
 struct Watcher {
     inbox: Arc<dyn Inbox>,
+    appends: watch::Receiver<Appends>,
     inbox_up: watch::Sender<bool>,
     broker: Arc<dyn Broker>,
     delivery: Arc<Delivery>,
@@ -71,26 +84,34 @@ impl Watcher {
     }
 
     async fn watch_inbox(&self) {
-        let mut was_up = true;
+        let (mut standing, mut appends) = (Standing::up(), self.appends.clone());
         loop {
-            self.pause().await;
-            let checked = self.inbox.check().await;
-            let is_up = checked.is_ok();
-            if is_up != was_up {
-                // Draining has stopped ingress for good.
-                self.broker.take_ingress(is_up && !self.delivery.is_draining());
-                match &checked {
-                    Ok(()) => {
-                        info!("the inbox is back: ingress is taken again and heads are checked");
-                        self.delivery.check_heads_soon();
-                    }
-                    Err(error) => {
-                        warn!(%error, "the inbox is away: publishes get 503 and ingress stays in its queues");
-                    }
-                }
-                was_up = is_up;
+            tokio::select! {
+                () = self.pause() => {}
+                () = failing(&mut appends), if standing.is_up() => {}
             }
-            self.note_inbox(checked.map_or_else(|error| Check::Down(error.to_string()), |()| Check::Up));
+            let checked = self.inbox.check().await;
+            let was_up = standing.is_up();
+            let is_up = standing.note(Instant::now(), checked.is_ok(), *appends.borrow_and_update());
+            let why = match checked {
+                Ok(()) => "nothing can be stored, although it answers".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            if is_up != was_up {
+                self.on_inbox(is_up, &why);
+            }
+            self.note_inbox(if is_up { Check::Up } else { Check::Down(why) });
+        }
+    }
+
+    fn on_inbox(&self, is_up: bool, why: &str) {
+        // Draining has stopped ingress for good.
+        self.broker.take_ingress(is_up && !self.delivery.is_draining());
+        if is_up {
+            info!("the inbox is back: ingress is taken again and heads are checked");
+            self.delivery.check_heads_soon();
+        } else {
+            warn!(error = why, "the inbox is away: publishes get 503 and ingress stays in its queues");
         }
     }
 
@@ -154,4 +175,15 @@ impl Watcher {
         self.metrics.dependency_is(Dependency::Broker, condition);
         self.readiness.send_modify(|ready| ready.broker = health);
     }
+}
+
+/// Until an append has failed that was not known of.
+async fn failing(appends: &mut watch::Receiver<Appends>) {
+    while appends.changed().await.is_ok() {
+        if appends.borrow_and_update().failed > 0 {
+            return tokio::time::sleep(SOON).await;
+        }
+    }
+    // The node is ending.
+    std::future::pending().await
 }

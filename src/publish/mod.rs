@@ -12,9 +12,11 @@
 //! | `cancel` | taking one back |
 //! | `outcomes` | waiting for what becomes of one |
 //! | `growth` | streams that have grown, for retention |
+//! | `appends` | whether appends get through, for whoever watches the inbox |
 //! | `ingress` | what comes over AMQP |
 
 mod answer;
+mod appends;
 mod cancel;
 mod growth;
 pub mod ingress;
@@ -27,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -45,6 +47,7 @@ use outcomes::Outcomes;
 use pipeline::{Committed, Job, Pipeline};
 
 pub use answer::{Accepted, How, PublishError};
+pub use appends::Appends;
 pub use outcomes::Waited;
 pub use schedule::Fired;
 
@@ -102,6 +105,7 @@ pub struct Publishing {
     low_commits: Batcher<Job, Result<Committed, InboxError>>,
     outcomes: Arc<Outcomes>,
     growth: Arc<OnceLock<Growth>>,
+    appends: watch::Receiver<Appends>,
 }
 
 impl Publishing {
@@ -116,12 +120,14 @@ impl Publishing {
         cancel: &CancellationToken,
     ) -> Arc<Self> {
         let growth = Arc::<OnceLock<Growth>>::default();
+        let (noted, appends) = watch::channel(Appends::default());
         let pipeline = Arc::new(Pipeline {
             inbox: Arc::clone(&inbox),
             router: Arc::clone(&router),
             clock: clock.clone(),
             metrics: metrics.clone(),
             growth: Arc::clone(&growth),
+            appends: noted,
         });
         let start = |workers| {
             let (pipeline, tracker_of_tails) = (Arc::clone(&pipeline), tracker.clone());
@@ -149,6 +155,7 @@ impl Publishing {
             low_commits,
             outcomes,
             growth,
+            appends,
         })
     }
 
@@ -158,6 +165,11 @@ impl Publishing {
         let (growth, grown) = Growth::new(max_entries);
         let _ = self.growth.set(growth);
         grown
+    }
+
+    /// How appends go, now and at each change.
+    pub fn watch_appends(&self) -> watch::Receiver<Appends> {
+        self.appends.clone()
     }
 
     /// Publishes. Runs to its end in a task of its own, so dropping the future stops nothing half-way.

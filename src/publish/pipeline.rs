@@ -2,9 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
+use super::appends::Appends;
 use super::growth::Growth;
 use crate::clock::Clock;
 use crate::domain::{Notification, NotificationId, PublisherId, Recipient, Stream};
@@ -51,6 +53,8 @@ pub(super) struct Pipeline {
     pub(super) metrics: PublishMetrics,
     /// Who is told of streams that have grown, if anybody is.
     pub(super) growth: Arc<OnceLock<Growth>>,
+    /// Who watches the inbox is told how appends go.
+    pub(super) appends: watch::Sender<Appends>,
 }
 
 impl Pipeline {
@@ -85,6 +89,7 @@ impl Pipeline {
             scheduled: job.scheduled,
         });
         let appended = self.inbox.append(appends.collect()).await;
+        Appends::note(&self.appends, &appended);
         let located = self.locate(&jobs, &appended).await;
         let mut results = Vec::with_capacity(jobs.len());
         for ((job, appended), whereabouts) in jobs.into_iter().zip(appended).zip(located) {

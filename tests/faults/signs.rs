@@ -25,8 +25,6 @@ impl Sign {
     pub const NEW_SESSION: Self = Self::Counter("fanfare_broker_sessions_total");
     /// A call to Redis failed.
     pub const NO_PRESENCE: Self = Self::Counter("fanfare_presence_failures_total");
-    /// A call to SQL failed.
-    pub const NO_INBOX: Self = Self::Counter("fanfare_inbox_failures_total");
     /// The node's queue was gone, and another one is declared.
     pub const QUEUE_GONE: Self = Self::Line("the node queue was deleted; declaring the next one");
     /// Redis knows nothing of the node any more.

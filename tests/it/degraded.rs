@@ -6,6 +6,7 @@ use std::time::Duration;
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::{Value, json};
+use sqlx::{Connection as _, Executor, PgConnection};
 
 use crate::cluster::QUICK;
 use crate::support::backends::{http_client, rabbit_api};
@@ -257,4 +258,33 @@ async fn without_sql_ingress_stays_in_rabbitmq_and_now_or_never_goes_on() {
     }
     eventually(HEALED, "the lane is empty", async || lane(&cluster).await.0 == 0).await;
     logged_once(&mut cluster, &["the inbox is away", "the inbox is back"]);
+}
+
+/// As `alter table` or `vacuum full` hold it for minutes: everything else in PostgreSQL answers.
+#[tokio::test]
+async fn while_only_appends_are_stuck_ingress_stays_in_rabbitmq_and_it_shows() {
+    const MANY: u64 = 50;
+    let mut cluster = TestCluster::start_with(QUICK).await;
+    let mut devices = alice_and_bob(&cluster).await;
+    let mut other = PgConnection::connect(&cluster.postgres_url).await.expect("PostgreSQL answers");
+    let lock = "begin; lock table entries in access exclusive mode";
+    other.execute(lock).await.expect("the lock is given");
+    shows(&cluster, "inbox", "down", 503).await;
+    eventually(HEALED, "nobody consumes the lane", async || lane(&cluster).await.2 == 0).await;
+    publish_over_amqp(&cluster, 1..=MANY).await;
+    eventually(HEALED, "they stay in the lane", async || lane(&cluster).await == (MANY, 0, 0)).await;
+    other.execute("rollback").await.expect("the lock was held");
+    shows(&cluster, "inbox", "up", 200).await;
+    all_received(&mut devices, HEALED, usize::try_from(MANY).expect("a few")).await;
+    for device in &devices {
+        let mut data: Vec<u64> = device.data("user").iter().filter_map(Value::as_u64).collect();
+        data.sort_unstable();
+        assert_eq!(data, (1..=MANY).collect::<Vec<_>>(), "each once");
+    }
+    eventually(HEALED, "the lane is empty", async || lane(&cluster).await.0 == 0).await;
+    logged_once(&mut cluster, &["the inbox is away", "the inbox is back"]);
+    for node in &mut cluster.nodes {
+        let log = node.process().log();
+        assert!(!log.contains("the job fails"), "one line says it:\n{log}");
+    }
 }

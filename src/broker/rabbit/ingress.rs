@@ -2,7 +2,9 @@
 //!
 //! Owns the consumer of one `fanfare.ingress.*` queue and the settling of what it delivered. Deliveries finish in any
 //! order; acknowledgements go together (`multiple`) up to the last before which all are finished, after
-//! [`ACK_EVERY`] or [`ACK_AFTER`]. It must never acknowledge what was not settled, nor a dead letter before it is kept.
+//! [`ACK_EVERY`] or [`ACK_AFTER`]. What is for later stays with the node and is offered to it again: a quorum queue
+//! counts what it is given back, and would drop it in the end. It must never acknowledge what was not settled, nor a
+//! dead letter before it is kept.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,12 +19,13 @@ use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions};
 use lapin::types::AMQPValue;
 use lapin::{BasicProperties, Channel, Consumer};
 use tokio::sync::Semaphore;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::dead::{BuryError, bury};
 use super::epitaph::Original;
 use super::ledger::Ledger;
+use super::rest;
 use super::shared::{Intake, SessionError, Shared};
 use super::topology::{Declarer, lane_queue};
 use crate::broker::{Ingress, Outcome, Settle};
@@ -36,20 +39,22 @@ const ACK_AFTER: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_millis(50);
 /// Dead letters of one lane on their way to `fanfare.dead` at a time.
 const BURIALS: usize = 8;
-/// The first pause before a message goes back to its queue; doubles with each delivery, with jitter. A quorum
-/// queue drops a message after 20 deliveries, so that these pauses add up to minutes.
-const REST: Duration = Duration::from_millis(100);
-/// The longest pause.
-const MAX_REST: Duration = Duration::from_secs(30);
-
 /// What became of a delivery that the node had.
 enum Step {
     /// The node said so.
     Settled(u64, Outcome),
-    /// It rested; back to its queue.
+    /// It rested.
     Rested(u64),
     /// The dead letter is kept, or not.
     Buried(u64, Result<(), BuryError>),
+}
+
+/// A delivery that is not settled.
+struct Held {
+    original: Original,
+    since: Instant,
+    /// How often it was for later.
+    rests: u32,
 }
 
 /// One lane of one session.
@@ -60,7 +65,7 @@ pub(super) struct Lane {
     graveyard: Channel,
     consumer: Option<Consumer>,
     ledger: Ledger,
-    originals: HashMap<u64, Original>,
+    unsettled: HashMap<u64, Held>,
     steps: FuturesUnordered<BoxFuture<'static, Step>>,
     burials: Arc<Semaphore>,
     /// Taken from the consumer, and the inlet had no room.
@@ -78,7 +83,7 @@ impl Lane {
             graveyard,
             consumer: None,
             ledger: Ledger::default(),
-            originals: HashMap::new(),
+            unsettled: HashMap::new(),
             steps: FuturesUnordered::new(),
             burials: Arc::new(Semaphore::new(BURIALS)),
             held: None,
@@ -124,10 +129,12 @@ impl Lane {
         }
     }
 
-    /// Starts or stops consuming, as wanted.
+    /// Starts or stops consuming, as wanted. What an earlier consumer left here counts: of both together there are
+    /// never more than twice the prefetch.
     async fn turn(&mut self, wanted: Intake) -> Result<(), SessionError> {
         if wanted == Intake::On {
-            if self.consumer.is_none() {
+            let has_room = self.unsettled.len() < usize::from(self.prefetch());
+            if self.consumer.is_none() && has_room {
                 self.consumer = Some(self.consume().await?);
             }
             return Ok(());
@@ -149,8 +156,11 @@ impl Lane {
 
     async fn consume(&mut self) -> Result<Consumer, SessionError> {
         let declarer = Declarer { channel: &self.channel, patience: self.patience() };
-        let prefetch = self.shared.settings.prefetch.of(self.lane);
-        Ok(declarer.consume(lane_queue(self.lane), prefetch).await?)
+        Ok(declarer.consume(lane_queue(self.lane), self.prefetch()).await?)
+    }
+
+    fn prefetch(&self) -> u16 {
+        self.shared.settings.prefetch.of(self.lane)
     }
 
     async fn on_delivery(&mut self, delivery: Option<lapin::Result<Delivery>>) -> Result<(), SessionError> {
@@ -170,17 +180,21 @@ impl Lane {
             properties: delivery.properties,
             body: Bytes::from(delivery.data),
         };
-        let (settle, settled) = Settle::new();
-        let ingress = self.ingress(&original, settle);
         self.ledger.delivered(tag);
-        self.originals.insert(tag, original);
+        self.unsettled.insert(tag, Held { original, since: Instant::now(), rests: 0 });
         self.shared.taken();
+        self.held = self.offer(tag);
+        Ok(())
+    }
+
+    /// Hands a delivery to the node; answers it if the inlet has no room.
+    fn offer(&mut self, tag: u64) -> Option<Ingress> {
+        let original = &self.unsettled.get(&tag)?.original;
+        let (settle, settled) = Settle::new();
+        let ingress = self.ingress(original, settle);
         let settled = settled.map(move |outcome| Step::Settled(tag, outcome.unwrap_or(Outcome::Later)));
         self.steps.push(settled.boxed());
-        if let Err(full) = self.shared.ingress.try_send(ingress) {
-            self.held = Some(full.into_inner());
-        }
-        Ok(())
+        self.shared.ingress.try_send(ingress).err().map(|full| full.into_inner())
     }
 
     fn ingress(&self, original: &Original, settle: Settle) -> Ingress {
@@ -205,19 +219,19 @@ impl Lane {
                 self.finish(tag);
             }
             Step::Settled(tag, Outcome::Later) => {
-                self.shared.metrics.settled(lane, "later");
                 self.rest(tag);
+                self.shared.metrics.settled(lane, "later");
             }
             Step::Settled(tag, Outcome::Dead { code, reason }) => {
                 self.shared.metrics.settled(lane, "dead");
                 self.bury(tag, code, reason);
             }
-            Step::Rested(tag) => self.requeue(tag).await?,
+            Step::Rested(tag) => self.on_rested(tag).await?,
             Step::Buried(tag, Ok(())) => self.finish(tag),
             Step::Buried(_, Err(BuryError::Lapin(error))) => return Err(error.into()),
             Step::Buried(tag, Err(error)) => {
                 self.shared.metrics.failures.inc();
-                tracing::warn!(%error, queue.name = lane_queue(self.lane), "a dead letter could not be kept; its message goes back");
+                tracing::warn!(%error, queue.name = lane_queue(self.lane), "a dead letter could not be kept; its message is tried again");
                 self.rest(tag);
             }
         }
@@ -227,32 +241,36 @@ impl Lane {
     fn finish(&mut self, tag: u64) {
         let now = Instant::now();
         self.ledger.finished(tag, now);
-        self.originals.remove(&tag);
+        self.unsettled.remove(&tag);
         self.shared.released(1);
         self.ack_at.get_or_insert(now + ACK_AFTER);
     }
 
-    /// Back to the queue after a pause, so that it does not spin.
+    /// Aside for a while, so that it does not spin. It ends early when ingress is wanted again: the inbox is back.
     fn rest(&mut self, tag: u64) {
-        let deliveries = self.originals.get(&tag).map_or(0, deliveries);
-        let pause = REST * 2_u32.saturating_pow(deliveries.min(10));
-        let pause = pause.min(MAX_REST).mul_f64(rand::random_range(0.5..1.0));
-        let mut intake = self.shared.intake.subscribe();
-        self.steps.push(
-            async move {
-                tokio::select! {
-                    () = sleep(pause) => {}
-                    // Closing waits for nobody's rest.
-                    _ = intake.wait_for(|intake| *intake == Intake::Closing) => {}
-                }
-                Step::Rested(tag)
-            }
-            .boxed(),
-        );
+        let Some(held) = self.unsettled.get_mut(&tag) else {
+            return;
+        };
+        let pause = rest::pause(&held.original, held.rests);
+        held.rests = held.rests.saturating_add(1);
+        let intake = self.shared.intake.subscribe();
+        self.steps.push(rest::over(pause, intake).map(move |()| Step::Rested(tag)).boxed());
+    }
+
+    /// To the node once more; back to its queue if the node takes nothing, or has had it for too long.
+    async fn on_rested(&mut self, tag: u64) -> Result<(), SessionError> {
+        let is_on = *self.shared.intake.borrow() == Intake::On;
+        let is_young = self.unsettled.get(&tag).is_some_and(|held| held.since.elapsed() < rest::KEPT);
+        if !(is_on && is_young) {
+            return self.requeue(tag).await;
+        }
+        // Without room it is dropped here, which is settling it for later: it rests again.
+        drop(self.offer(tag));
+        Ok(())
     }
 
     fn bury(&mut self, tag: u64, code: &'static str, reason: String) {
-        let Some(original) = self.originals.get(&tag).cloned() else {
+        let Some(original) = self.unsettled.get(&tag).map(|held| held.original.clone()) else {
             return;
         };
         let shared = Arc::clone(&self.shared);
@@ -270,7 +288,7 @@ impl Lane {
 
     async fn requeue(&mut self, tag: u64) -> Result<(), SessionError> {
         self.ledger.settled(tag);
-        self.originals.remove(&tag);
+        self.unsettled.remove(&tag);
         self.shared.released(1);
         self.nack(tag).await
     }
@@ -324,7 +342,7 @@ async fn within<T>(
 impl Drop for Lane {
     fn drop(&mut self) {
         // With the channel, what is unsettled is back in its queue.
-        self.shared.released(self.originals.len());
+        self.shared.released(self.unsettled.len());
     }
 }
 
@@ -341,15 +359,6 @@ async fn at(time: Option<tokio::time::Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
-    }
-}
-
-/// How often a quorum queue delivered it before (`x-delivery-count`, absent the first time).
-fn deliveries(original: &Original) -> u32 {
-    let headers = original.properties.headers().as_ref();
-    match headers.and_then(|headers| headers.inner().get("x-delivery-count")) {
-        Some(AMQPValue::LongLongInt(count)) => u32::try_from(*count).unwrap_or(0),
-        _ => 0,
     }
 }
 

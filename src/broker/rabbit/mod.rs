@@ -20,6 +20,7 @@ mod letters;
 mod open;
 mod outbox;
 mod publish;
+mod rest;
 mod settings;
 mod shared;
 mod supervisor;

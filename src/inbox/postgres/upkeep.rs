@@ -10,8 +10,15 @@ use crate::inbox::failure::Failure;
 use crate::inbox::start::Starts;
 use crate::inbox::{Erased, InboxError, OutOfDate, Upkeep, cursors};
 
-/// The lock makes it a write: a standby or a read-only server refuses it.
-const CHECK: &str = "select epoch from store for update";
+/// What an append needs before it can write: the locks of its tables, in its order, and a server that takes writes (a
+/// standby or a read-only one refuses). It changes no row, and one autocommit statement holds its locks for no longer.
+const CHECK: &str = r#"
+with idempotency_lock as (delete from idempotency where false),
+stream_lock as (delete from streams where false),
+body_lock as (delete from bodies where false),
+entry_lock as (delete from entries where false)
+select epoch from store for update
+"#;
 
 const SEEN: &str = r#"
 insert into last_seen as stored (user_id, at)

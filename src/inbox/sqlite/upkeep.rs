@@ -9,7 +9,7 @@ use crate::domain::{DeviceId, Stream, UnixMillis, UserId};
 use crate::inbox::failure::Failure;
 use crate::inbox::{Erased, InboxError, OutOfDate, Upkeep, cursors};
 
-/// Writes, so that a full disk or a read-only file is noticed.
+/// Writes, so that a full disk or a read-only file is noticed, and whoever holds the one write lock that appends need.
 const CHECK: &str = "update store set epoch = epoch";
 
 /// Rows: [user, at].

@@ -31,6 +31,8 @@ pub struct TestCluster {
     pub amqp_url: String,
     /// The Redis database that they share: not through the proxy.
     pub redis_url: String,
+    /// The PostgreSQL schema that they share: not through the proxy.
+    pub postgres_url: String,
     /// Between the nodes and RabbitMQ.
     pub rabbit: ChaosProxy,
     /// Between the nodes and Redis.
@@ -74,7 +76,7 @@ impl TestCluster {
         for node in &mut nodes {
             node.ready().await;
         }
-        Self { nginx, nodes, credentials, amqp_url, redis_url, rabbit, redis, postgres, folder }
+        Self { nginx, nodes, credentials, amqp_url, redis_url, postgres_url, rabbit, redis, postgres, folder }
     }
 
     /// The folder of logs and configuration files.

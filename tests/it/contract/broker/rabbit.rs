@@ -295,3 +295,28 @@ async fn poison_does_not_block_its_lane() {
     assert_eq!(left.message_count(), 0);
     rabbit.end().await;
 }
+
+/// More often than a quorum queue would deliver it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_number_of_outages_of_the_inbox_brings_a_message_to_its_delivery_limit() {
+    const OUTAGES: u64 = 25;
+    let rabbit = Rabbit::new().await;
+    let mut one = rabbit.join("n1").await;
+    one.broker.take_ingress(true);
+    rabbit.publish("normal", b"patience", BasicProperties::default()).await;
+    let later = fanfare::metrics::broker::Settled { lane: "normal", outcome: "later" };
+    for outage in 1..=OUTAGES {
+        one.ingress().await.settle.settle(Outcome::Later);
+        eventually("it rests", async || one.metrics.ingress.get_or_create(&later).get() == outage).await;
+        one.broker.take_ingress(false);
+        one.broker.take_ingress(true);
+    }
+    let taken = one.ingress().await;
+    assert_eq!(taken.body, "patience");
+    taken.settle.settle(Outcome::Done);
+    eventually("it is settled", async || one.metrics.unsettled.get() == 0).await;
+    assert!(rabbit.headers_of_dead().await.is_none(), "RabbitMQ did not give it up");
+    one.broker.close(LONG).await;
+    drop(one);
+    rabbit.end().await;
+}
