@@ -189,6 +189,7 @@ impl EmbeddedBus {
                 body: message.body.clone(),
                 message_id: message.message_id.clone(),
                 expiration: message.expiration.clone(),
+                sent_at: None,
                 user_id: message.user_id.clone(),
                 traceparent: message.traceparent.clone(),
                 settle,

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::domain::{NodeId, Priority};
+use crate::domain::{NodeId, Priority, UnixMillis};
 
 mod dead_letters;
 pub mod embedded;
@@ -110,6 +110,8 @@ pub struct Ingress {
     pub message_id: Option<String>,
     /// AMQP `expiration`, verbatim: the TTL in milliseconds, as text (AMQP 0-9-1 and RabbitMQ's TTL page).
     pub expiration: Option<String>,
+    /// When it came to RabbitMQ, as far as RabbitMQ or the publisher said.
+    pub sent_at: Option<UnixMillis>,
     /// AMQP `user_id`, checked by the broker.
     pub user_id: Option<String>,
     /// The `traceparent` header.

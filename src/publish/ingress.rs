@@ -42,8 +42,9 @@ pub async fn run(
 }
 
 async fn take(publishing: &Arc<Publishing>, publishers: &Publishers, ingress: Ingress) {
-    let Ingress { lane, body, message_id, expiration, user_id, settle, .. } = ingress;
+    let Ingress { lane, body, message_id, expiration, sent_at, user_id, settle, .. } = ingress;
     let request = request(publishers, body, message_id, expiration.as_deref(), user_id.as_deref());
+    let request = request.map(|request| Request { sent_at, ..request });
     let outcome = match request {
         Ok(request) => match publishing.publish_from_lane(request, lane).await {
             // Past its time: what the lane itself would have dropped.
@@ -70,7 +71,8 @@ fn refuse(code: &'static str, reason: impl Into<String>) -> Outcome {
     Outcome::Dead { code, reason: reason.into() }
 }
 
-/// AMQP properties as a request. `message_id` is an idempotency key only if the broker vouches for who sent it.
+/// AMQP properties as a request that was sent now. `message_id` is an idempotency key only if the broker vouches for
+/// who sent it.
 ///
 /// # Errors
 /// [`Outcome::Dead`] with code `unknown_publisher`, `invalid_idempotency_key` or `invalid_ttl`.
@@ -94,7 +96,7 @@ pub fn request(
         return Err(refuse("invalid_idempotency_key", reason));
     }
     let default_ttl = expiration.map(ttl).transpose()?;
-    Ok(Request { publisher, json, idempotency_key, default_ttl, source: "amqp" })
+    Ok(Request { publisher, json, idempotency_key, default_ttl, sent_at: None, source: "amqp" })
 }
 
 fn publisher(publishers: &Publishers, user_id: Option<&str>) -> Result<(Publisher, bool), Outcome> {

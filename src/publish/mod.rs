@@ -36,7 +36,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::Publisher;
 use crate::batch::{BatchError, Batcher, Shape};
 use crate::clock::Clock;
-use crate::domain::{NotificationId, Priority, Publication, Stream, Ttl};
+use crate::domain::{NotificationId, Priority, Publication, Stream, Ttl, UnixMillis};
 use crate::inbox::{Idempotency, Inbox, InboxError};
 use crate::metrics::publish::{PublishLabels, PublishMetrics};
 use crate::routing::Router;
@@ -77,6 +77,8 @@ pub struct Request {
     pub idempotency_key: Option<String>,
     /// The TTL where the JSON has none (AMQP `expiration`).
     pub default_ttl: Option<Duration>,
+    /// When it was sent, if it has waited since: its TTL counts from then. A time that is to come counts as now.
+    pub sent_at: Option<UnixMillis>,
     /// `http` or `amqp`, for metrics.
     pub source: &'static str,
 }
@@ -219,10 +221,27 @@ impl Publishing {
         if let Some(at) = self.time_of(&publication, lane.is_some())? {
             return self.keep(&publication, at, request).await;
         }
+        self.count_the_wait(&mut publication, request.sent_at)?;
         match publication.ttl {
             Ttl::NowOrNever => self.send(&publication).await,
             _ => self.store(&publication, request, lane).await,
         }
+    }
+
+    /// Takes from the TTL how long the request has waited; that of one for later counts from its time.
+    fn count_the_wait(
+        &self,
+        publication: &mut Publication,
+        sent_at: Option<UnixMillis>,
+    ) -> Result<(), PublishError> {
+        if let (Ttl::Lives(ttl), Some(sent_at), None) = (publication.ttl, sent_at, publication.deliver_at) {
+            let left = ttl.saturating_sub(self.clock.now().since(sent_at));
+            if left.is_zero() {
+                return Err(PublishError::Expired);
+            }
+            publication.ttl = Ttl::Lives(left);
+        }
+        Ok(())
     }
 
     fn within_limit(&self, ttl: Duration) -> Result<Ttl, Refused> {

@@ -19,6 +19,7 @@ mod drain;
 mod fault_account;
 mod faults;
 mod http;
+mod ingress;
 mod jobs;
 mod lagged;
 mod lanes;

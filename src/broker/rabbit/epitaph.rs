@@ -32,6 +32,8 @@ const EXPIRATION: &str = "fanfare-expiration";
 const FIRST_FAILED: &str = "fanfare-first-failed-ms";
 const LAST_FAILED: &str = "fanfare-last-failed-ms";
 const FAILURES: &str = "fanfare-failures";
+/// RabbitMQ's own ("Intercepting Messages", `set_header_timestamp`).
+const TIMESTAMP_IN_MS: &str = "timestamp_in_ms";
 
 /// A message as it was published.
 #[derive(Debug, Clone)]
@@ -68,6 +70,17 @@ impl Original {
             true => text(&self.properties, EXPIRATION),
             false => self.properties.expiration().as_ref().map(ToString::to_string),
         }
+    }
+
+    /// When it came, if that is said: by RabbitMQ in `timestamp_in_ms` (its timestamp interceptor, or the plugin of that
+    /// name), else by the publisher in `timestamp`, in seconds. What an operator put back counts from when it is taken.
+    pub(super) fn sent_at(&self, login: Option<&str>) -> Option<UnixMillis> {
+        if self.is_requeued(login) {
+            return None;
+        }
+        let noted = number(&self.properties, TIMESTAMP_IN_MS).and_then(|millis| u64::try_from(millis).ok());
+        let said = || self.properties.timestamp().as_ref().map(|seconds| seconds.saturating_mul(1_000));
+        noted.or_else(said).filter(|millis| *millis > 0).map(UnixMillis)
     }
 }
 

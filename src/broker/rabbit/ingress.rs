@@ -205,6 +205,7 @@ impl Lane {
             body: original.body.clone(),
             message_id: text(properties.message_id()),
             expiration: original.expiration(login.as_deref()),
+            sent_at: original.sent_at(login.as_deref()),
             user_id: original.user_id(login.as_deref()),
             traceparent: traceparent(properties),
             settle,

@@ -108,7 +108,8 @@ async fn one(state: &State, publisher: Publisher, item: Item) -> Told {
         }
         let json = Bytes::copy_from_slice(item.notification.get().as_bytes());
         let idempotency_key = item.idempotency_key;
-        let request = Request { publisher, json, idempotency_key, default_ttl: None, source: "http" };
+        let request =
+            Request { publisher, json, idempotency_key, default_ttl: None, sent_at: None, source: "http" };
         Ok(state.publishing.publish(request).await?)
     };
     match told.await {

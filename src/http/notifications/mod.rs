@@ -132,6 +132,7 @@ async fn publish(call: Arc<Call>, head: Head, json: Bytes) -> Answer {
         json,
         idempotency_key: head.idempotency_key,
         default_ttl: None,
+        sent_at: None,
         source: "http",
     };
     let publishing = &call.state.publishing;

@@ -138,6 +138,7 @@ async fn publish(world: &World, json: String, key: String) {
             json: Bytes::from(json.clone()),
             idempotency_key: Some(key.clone()),
             default_ttl: None,
+            sent_at: None,
             source: "http",
         };
         let (asked, publishing) = (Instant::now(), Arc::clone(&node.publishing));
