@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tracing::debug;
+use tracing::warn;
 
 use super::round::{Job, JobError, Round};
 use crate::clock::Clock;
@@ -39,16 +39,19 @@ impl Job for Schedule {
         let due = self.inbox.claim_schedules(self.clock.now(), LEASE, GROUP).await?;
         let more = due.len() >= GROUP as usize;
         let publishing = &self.publishing;
-        let firing = due.into_iter().map(|due| async move { (due.fire_at, publishing.fire(due).await) });
+        let firing =
+            due.into_iter().map(|due| async move { (due.id, due.fire_at, publishing.fire(due).await) });
         let (mut done, mut failure) = (0, None);
-        for (fire_at, fired) in join_all(firing).await {
+        for (id, fire_at, fired) in join_all(firing).await {
             match fired {
                 Fired::Published => {
                     done += 1;
                     self.metrics.schedule_late.observe(self.clock.now().since(fire_at).as_secs_f64());
                 }
                 Fired::Ended => {}
-                Fired::Refused(error) => debug!(%error, "a schedule was dropped: it can never be published"),
+                Fired::Refused(error) => {
+                    warn!(notification.id = %id, %error, "a schedule was dropped: it can never be published");
+                }
                 Fired::Later(error) => failure = Some(error),
             }
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::domain::{NotificationId, Publication, Ttl, UnixMillis};
 use crate::inbox::{DueSchedule, Schedule, Scheduled};
 use crate::metrics::publish::PublishLabels;
-use crate::wire::publish::{accept, check_schedule, parse, with_ttl};
+use crate::wire::publish::{Limits, accept, check_schedule, parse, with_ttl};
 
 use super::pipeline::{Committed, Job};
 use super::{Accepted, How, PublishError, Publishing, Request, count};
@@ -68,10 +68,10 @@ impl Publishing {
         }
     }
 
-    /// Who may publish to whom was checked when it was accepted.
+    /// Who may publish to whom was checked when it was accepted, and so were the limits of then.
     async fn append_due(&self, due: DueSchedule) -> Result<Committed, PublishError> {
-        let publication = parse(&due.request, &self.settings.limits)?;
-        let notification = accept(&publication, due.id, self.clock.now(), &self.settings.limits)?;
+        let publication = parse(&due.request, &Limits::NONE)?;
+        let notification = accept(&publication, due.id, self.clock.now(), &Limits::NONE)?;
         let job = Job {
             notification,
             recipients: publication.target.recipients(),

@@ -38,6 +38,16 @@ pub struct Limits {
     pub max_schedule: Duration,
 }
 
+impl Limits {
+    /// None: for what was accepted before, under whatever limits there were then.
+    pub const NONE: Self = Self {
+        max_recipients: usize::MAX,
+        max_notification_bytes: usize::MAX,
+        max_ttl: Duration::MAX,
+        max_schedule: Duration::MAX,
+    };
+}
+
 /// Why a request is refused. The code is stable; the detail names the value and the limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]

@@ -138,3 +138,26 @@ async fn a_schedule_that_can_never_be_published_is_dropped_and_says_why() {
     }
     assert_eq!(claim(&rig).await, []);
 }
+
+#[tokio::test]
+async fn a_schedule_that_was_accepted_is_published_although_limits_were_lowered_since() {
+    let rig = Rig::start().await;
+    let now = Clock::system().now();
+    // Beyond each limit of the rig: a `ttl` of 30 days, 10 000 recipients, 64 KiB.
+    let users: Vec<String> = (0..10_001).map(|number| format!("u{number}")).collect();
+    let request = json!({"to": {"users": users}, "body": "x".repeat(64 << 10), "ttl": 60 * 86_400});
+    let schedule = Schedule {
+        id: NotificationId::new(now, [8; 10]),
+        fire_at: in_an_hour(),
+        publisher: PublisherId::new("shop").expect("an id"),
+        request: bytes::Bytes::from(request.to_string()),
+        created_at: now,
+        idempotency: None,
+    };
+    rig.inbox.schedule(schedule).await.expect("it is kept");
+    let due = claim(&rig).await.remove(0);
+    let fired = rig.publishing.fire(due).await;
+    assert!(matches!(fired, Fired::Published), "{fired:?}");
+    let inbox = got(rig.ask_as("u10000", Method::GET, "/v1/inbox")).await;
+    assert_eq!(inbox.json["entries"].as_array().map(Vec::len), Some(1), "{}", inbox.json);
+}
