@@ -209,6 +209,18 @@ fn every_threat_has_a_measure_and_names_tests_that_are_there() {
 }
 
 #[test]
+fn every_kind_of_event_is_documented_and_no_other() {
+    let receipts = fanfare::inbox::State::ALL.map(|state| format!("receipt.{}", state.as_str()));
+    let others = ["undelivered", "presence.online", "presence.offline"].map(String::from);
+    let mut told: Vec<String> = receipts.into_iter().chain(others).collect();
+    told.sort();
+    let kinds = named(rows(&text("docs/amqp.md"), Some("### What is told")));
+    let kinds: Vec<String> =
+        kinds.into_iter().filter(|(_, row)| row.len() == 4).map(|(kind, _)| kind).collect();
+    assert_eq!(kinds, told);
+}
+
+#[test]
 fn what_the_readme_tells_to_run_is_there() {
     let readme = text("README.md");
     for command in ["tests/run", "cargo run --release", "docker compose up", "fanfare listen"] {

@@ -1,6 +1,6 @@
 //! The outbox: what backends are to be told, and who they believe to be online.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ cases!(
     what_nobody_acknowledged_is_told_when_it_is_due,
     undelivered_is_told_for_each_user_once,
     what_needs_nobody_any_more_is_not_told_as_undelivered,
+    every_event_is_told_as_it_is_documented,
 );
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -244,4 +245,74 @@ async fn what_needs_nobody_any_more_is_not_told_as_undelivered(store: &Store) {
     store.pass(UNDELIVERED_AFTER);
     assert_eq!(look(store, 10).await, 4);
     assert_eq!(undelivered(store).await, [format!("undelivered/{newest}/alice")]);
+}
+
+/// Rows of the tables of `docs/amqp.md` whose first cell is a word in backticks and that have so many cells.
+fn documented(cells: usize) -> BTreeMap<String, Vec<&'static str>> {
+    let page = include_str!("../../../../docs/amqp.md");
+    let (_, events) = page.split_once("### What is told").expect("the heading");
+    let (events, _) = events.split_once("\n## ").expect("the next heading");
+    let rows = events.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
+    let rows = rows.map(|row| row.split(" | ").collect::<Vec<_>>()).filter(|row| row.len() == cells);
+    rows.map(|row| (row[0].trim_matches('`').to_owned(), row)).collect()
+}
+
+/// One event of each kind, and of each that a shared stream has.
+async fn events_of_all_kinds(store: &Store) -> Vec<Value> {
+    let (alice, shared) = (own("alice"), Stream::Everyone);
+    for stream in [&alice, &shared] {
+        let mut badge = item(stream);
+        badge.collapse_key = Some("badge".to_owned());
+        publish(store, badge.clone()).await;
+        badge.notification = notification();
+        publish(store, badge).await;
+        let cancelled = publish(store, item(stream)).await;
+        store.inbox.cancel(cancelled, &publisher(), store.now()).await.expect("cancelled");
+        let mut brief = item(stream);
+        brief.notification.expires_at = Some(store.now().after(MINUTE));
+        publish(store, brief).await;
+    }
+    store.pass(MINUTE);
+    store.inbox.expire(store.now(), 10).await.expect("noted");
+    store.inbox.retain_by_count(&[alice, shared], 1).await.expect("cut");
+    let epoch = store.attach("bob", "web").await.epoch;
+    publish(store, item_for(vec![to_device("bob", "web"), to(&own("carol"))])).await;
+    let had = Delivered { user: user("bob"), epoch, seq: Seq(1) };
+    store.inbox.delivered(vec![had], store.now()).await.expect("noted");
+    let mark = Mark { stream: own("bob"), marked: Marked::UpTo(Seq(1)) };
+    store.inbox.mark_read(&user("bob"), &mark, store.now()).await.expect("marked");
+    store.pass(UNDELIVERED_AFTER);
+    look(store, 100).await;
+    change(store, &[("bob", true)]).await;
+    change(store, &[("bob", false)]).await;
+    let events = store.inbox.claim_events(store.now(), MINUTE, 100).await.expect("the events");
+    let json = |event: &fanfare::inbox::OutboxEvent| {
+        let json: Value = serde_json::from_slice(&event.json).expect("JSON");
+        assert_eq!((&json["id"], &json["type"]), (&json!(event.id), &json!(event.routing_key)));
+        json
+    };
+    events.iter().map(json).collect()
+}
+
+async fn every_event_is_told_as_it_is_documented(store: &Store) {
+    let (kinds, fields) = (documented(4), documented(3));
+    let mut told = BTreeSet::new();
+    for event in events_of_all_kinds(store).await {
+        let kind = event["type"].as_str().expect("a text").to_owned();
+        let row = kinds.get(&kind).unwrap_or_else(|| panic!("docs/amqp.md has no {kind}"));
+        let mut expected: BTreeSet<&str> = row[2].split(' ').map(|name| name.trim_matches('`')).collect();
+        expected.extend(["id", "type", "at"]);
+        let event = event.as_object().expect("an object");
+        if event.contains_key("stream") {
+            expected = &(&expected - &BTreeSet::from(["user", "device"])) | &BTreeSet::from(["stream"]);
+        }
+        assert_eq!(event.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected, "{kind}");
+        for (name, value) in event {
+            let what = fields.get(name).unwrap_or_else(|| panic!("docs/amqp.md has no field {name}"))[1];
+            let is_so = value.is_string() || (value.is_null() && what == "text or null");
+            assert!(is_so, "{kind}: {name} is {what}; got {value}");
+        }
+        told.insert(kind);
+    }
+    assert_eq!(told.iter().collect::<Vec<_>>(), kinds.keys().collect::<Vec<_>>(), "and no others");
 }
