@@ -77,7 +77,7 @@ Examples:
         what: InboxCommand,
     },
     /// Publish a notification over HTTP.
-    Publish(PublishArguments),
+    Publish(Box<PublishArguments>),
     /// Connect as a user's device; print notifications and acknowledge them.
     Listen(ListenArguments),
     /// List, show, requeue or delete dead letters: AMQP messages that were refused for good.
@@ -153,6 +153,7 @@ Examples:
   fanfare publish --user alice --title 'Your order has shipped' --type order.shipped
   fanfare publish --topic news --title Breaking --body 'It works' --priority high --ttl 1h
   fanfare publish --user alice --data '{\"order\":42}' --idempotency-key order-42
+  fanfare publish --everyone --title 'Good morning' --deliver-at 2026-12-01T09:00:00Z
   echo '{\"to\":{\"everyone\":true},\"title\":\"Hi\"}' | fanfare publish -
 
 Beside a trial set-up's ./data, --url and --key are taken from there. The answer is printed;
@@ -167,7 +168,7 @@ pub(super) struct PublishArguments {
     /// `-`: read the whole request as JSON from standard input.
     #[arg(value_name = "-", value_parser = ["-"], conflicts_with_all = [
         "user", "device", "topic", "everyone", "title", "body", "kind", "data", "priority", "ttl",
-        "collapse_key",
+        "collapse_key", "deliver_at",
     ])]
     pub(super) input: Option<String>,
     /// For all devices of this user; can be repeated.
@@ -200,9 +201,12 @@ pub(super) struct PublishArguments {
     /// How long it is worth delivering: 0 (now or never), 90s, 15m, 1h, 7d.
     #[arg(long, value_parser = duration)]
     pub(super) ttl: Option<Duration>,
-    /// Handed on to clients, which may replace an earlier one by it.
+    /// Replaces an earlier one of the same key for devices that have not acknowledged that; by the server.
     #[arg(long)]
     pub(super) collapse_key: Option<String>,
+    /// Publish it then instead of now: 2026-12-01T09:00:00Z, or any other time of RFC 3339.
+    #[arg(long, value_name = "TIME")]
+    pub(super) deliver_at: Option<String>,
     /// Makes a repetition harmless: the same key and request give the first answer again.
     #[arg(long, value_name = "KEY")]
     pub(super) idempotency_key: Option<String>,

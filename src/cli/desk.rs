@@ -71,7 +71,8 @@ impl Desk {
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Value, Failure> {
         let request = request.header(AUTHORIZATION, format!("Bearer {}", self.token.expose()));
-        let unreachable = |error: reqwest::Error| super::publish::unreachable(&self.url, &error);
+        let unreachable =
+            |error: reqwest::Error| super::publish::unreachable(&self.url, "--admin-url", &error);
         let answer = request.send().await.map_err(unreachable)?;
         let status = answer.status();
         let text = answer.text().await.map_err(unreachable)?;

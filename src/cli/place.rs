@@ -104,8 +104,15 @@ impl Place {
         }
     }
 
-    /// A token for `listen`.
+    /// A token for `listen`. Where no trial was started no secret is made: no node would know it.
     pub(super) fn listen_token(&self, user: &UserId, topics: Vec<String>) -> Result<Secret, Failure> {
+        if self.config.is_trial && self.trial.is_none() {
+            return Err(Failure::new(format!(
+                "no secret to sign a token with: no trial set-up has its data in {}; run this in the node's folder, \
+                 give its configuration with --config, or a token with --token",
+                self.config.data_dir.display()
+            )));
+        }
         let key = self.signing_key(None)?;
         sign(&key, &self.grant(user, topics), LISTEN_TTL).map(Secret::new)
     }

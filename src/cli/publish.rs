@@ -50,10 +50,10 @@ async fn post(
         request = request.header("idempotency-key", key);
     }
     let answer = request.send().await;
-    let answer = answer.map_err(|error| unreachable(url, &error))?;
+    let answer = answer.map_err(|error| unreachable(url, "--url", &error))?;
     let status = answer.status();
     let text = answer.text().await;
-    let text = text.map_err(|error| unreachable(url, &error))?;
+    let text = text.map_err(|error| unreachable(url, "--url", &error))?;
     if status.is_success() { Ok(text) } else { Err(Failure::new(problem::refusal(status.as_u16(), &text))) }
 }
 
@@ -84,6 +84,8 @@ fn request(arguments: &PublishArguments) -> Result<Value, Failure> {
         ("priority", priority.map(Value::from)),
         ("ttl", arguments.ttl.map(|ttl| ttl.as_secs().into())),
         ("collapse_key", arguments.collapse_key.clone().map(Value::from)),
+        // Whether it is a time is for the server to say.
+        ("deliver_at", arguments.deliver_at.clone().map(Value::from)),
     ] {
         if let Some(value) = value {
             request.insert(name.to_owned(), value);
@@ -112,8 +114,8 @@ fn target(arguments: &PublishArguments) -> Result<Value, Failure> {
     }
 }
 
-/// What to say when the node did not answer.
-pub(super) fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
+/// What to say when the node did not answer at `url`, which `option` gives.
+pub(super) fn unreachable(url: &str, option: &str, error: &reqwest::Error) -> Failure {
     let why = if error.is_timeout() {
         format!("no answer within {} s", DEADLINE.as_secs())
     } else {
@@ -124,5 +126,5 @@ pub(super) fn unreachable(url: &str, error: &reqwest::Error) -> Failure {
         }
         cause.to_string()
     };
-    Failure::new(format!("{url} cannot be reached: {why}; is --url right, and the node running?"))
+    Failure::new(format!("{url} cannot be reached: {why}; is {option} right, and the node running?"))
 }

@@ -155,4 +155,5 @@ async fn the_trials_secrets_are_used_and_what_is_missing_is_named() {
     let ran = run_beside(folder.path(), &nowhere).await;
     assert_eq!((ran.code, ran.err.lines().count()), (Some(1), 1));
     assert!(ran.err.contains("cannot be reached") && !ran.err.contains("hunter2"), "{}", ran.err);
+    assert!(ran.err.contains("is --admin-url right"), "{}", ran.err);
 }

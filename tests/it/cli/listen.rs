@@ -252,3 +252,14 @@ async fn listen_beside_a_trial_connects_as_alice_with_a_token_of_its_own() {
     assert_eq!(client.receive().await, ack(1));
     assert_eq!(ended(child).await.code, Some(0));
 }
+
+#[test]
+fn listen_away_from_the_nodes_data_makes_no_secrets_and_says_what_to_do() {
+    let folder = folder();
+    let ran = run(folder.path(), &["listen", "--user", "alice", "--url", "http://127.0.0.1:1"]);
+    assert_eq!((ran.code, ran.err.lines().count()), (Some(1), 1), "{}", ran.err);
+    for word in ["data", "--config", "--token"] {
+        assert!(ran.err.contains(word), "{}", ran.err);
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).expect("readable").count(), 0, "nothing was made");
+}

@@ -68,6 +68,8 @@ async fn publish_sends_what_the_flags_say_and_prints_the_answer() {
         "1h",
         "--collapse-key",
         "c",
+        "--deliver-at",
+        "2026-12-01T09:00:00Z",
         "--idempotency-key",
         "k1",
     ];
@@ -85,7 +87,8 @@ async fn publish_sends_what_the_flags_say_and_prints_the_answer() {
         idempotency_key: Some("k1".to_owned()),
         body: json!({
             "to": {"users": ["alice", "bob"]}, "title": "Hi", "body": "there", "type": "t",
-            "data": {"a": [1]}, "priority": "high", "ttl": 3600, "collapse_key": "c"
+            "data": {"a": [1]}, "priority": "high", "ttl": 3600, "collapse_key": "c",
+            "deliver_at": "2026-12-01T09:00:00Z"
         }),
     };
     assert_eq!(posted[0], expected);
