@@ -2,15 +2,22 @@
 //!
 //! Owns when an entry counts, so that reads, unread counts, cancellations and receipts agree. Texts only.
 
-/// A notification that nothing has taken the place of: it was neither cancelled nor dropped, and no newer one
-/// of its collapse key was appended, whatever became of that one. Whether it expired is another question.
-macro_rules! current {
+/// A newer one of an entry's collapse key was appended, whatever became of that one.
+macro_rules! replaced {
     () => {
-        "entries.kind = 0 and entries.state = 0 and (entries.collapse is null or not exists (
+        "(entries.collapse is not null and exists (
             select 1 from entries as newer indexed by entries_collapse_idx
             where newer.stream = entries.stream and newer.collapse = entries.collapse
                 and newer.seq > entries.seq and newer.device is entries.device
         ))"
+    };
+}
+
+/// A notification that nothing has taken the place of: it was neither replaced, cancelled, dropped nor noted as
+/// expired. Whether it has expired since is another question.
+macro_rules! current {
+    () => {
+        concat!("entries.kind = 0 and entries.state = 0 and not ", replaced!())
     };
 }
 

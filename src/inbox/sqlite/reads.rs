@@ -19,13 +19,14 @@ macro_rules! next_version {
     };
 }
 
-/// ?1 user, ?2 the user's stream, ?3 now, ?4 notifications.
+/// What retention has passed is not there to be marked. ?1 user, ?2 the user's stream, ?3 now, ?4 notifications.
 const MARK: &str = concat!(
     "update entries indexed by entries_body_idx set read_at = ?3, read_version = ",
     next_version!(),
     "
     where body in (select unhex(value) from json_each(?4))
         and stream = (select id from streams where name = ?2)
+        and seq > (select floor_seq from streams where name = ?2)
         and kind = 0 and read_at is null
     returning stream, seq, body"
 );

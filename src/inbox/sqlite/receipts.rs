@@ -56,16 +56,13 @@ macro_rules! state {
             "case when entries.read_at is not null then 'read'
                 when entries.delivered_at is not null then 'delivered'
                 when entries.state = 2 then 'cancelled'
-                when entries.state = 1 then 'superseded'
-                when entries.state = 3 then 'expired'
-                when entries.state = 4 then 'dropped'
-                when not (",
-            current!(),
-            ") then 'superseded'
-                when not ",
+                when entries.state = 1 or ",
+            replaced!(),
+            " then 'superseded'
+                when entries.state = 3 or not ",
             alive!("?2"),
             " then 'expired'
-                when entries.seq <= streams.floor_seq then 'dropped'
+                when entries.state = 4 or entries.seq <= streams.floor_seq then 'dropped'
                 else 'stored' end"
         )
     };

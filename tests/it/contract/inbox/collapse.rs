@@ -1,9 +1,10 @@
 //! Collapse keys: a newer one replaces what a device has not acknowledged.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fanfare::domain::{NotificationId, Seq};
-use fanfare::inbox::{Append, Audience, Cancelled, Counts, Delivered};
+use fanfare::inbox::{Append, Audience, Cancelled, Counts, Delivered, State};
 
 use super::cases;
 use super::store::*;
@@ -15,6 +16,7 @@ cases!(
     what_a_device_had_stays_delivered,
     cancelling_the_newer_revives_nothing,
     one_that_was_not_marked_is_passed_over_and_marked_by_the_next,
+    what_expired_and_was_then_replaced_is_superseded,
     of_many_at_once_one_stands,
 );
 
@@ -139,6 +141,20 @@ async fn one_that_was_not_marked_is_passed_over_and_marked_by_the_next(store: &S
     publish(store, badge(item(&alice))).await;
     store.sql("delete from entries where seq > 1".into()).await;
     assert_eq!(counts(store, first).await, superseded(), "by its own mark now");
+}
+
+async fn what_expired_and_was_then_replaced_is_superseded(store: &Store) {
+    let alice = own("alice");
+    let mut short = badge(item(&alice));
+    short.notification.expires_at = Some(store.now().after(Duration::from_secs(60)));
+    let first = publish(store, short).await;
+    store.pass(Duration::from_secs(60));
+    assert_eq!(store.inbox.expire(store.now(), 10).await.expect("noted"), 1);
+    assert_eq!(counts(store, first).await, Counts { expired: 1, ..Counts::default() });
+    publish(store, badge(item(&alice))).await;
+    assert_eq!(counts(store, first).await, superseded());
+    let recipients = store.inbox.recipients(first, &publisher(), None, 10, store.now()).await;
+    assert_eq!(recipients.expect("the list")[0].state, State::Superseded);
 }
 
 async fn of_many_at_once_one_stands(store: &Store) {

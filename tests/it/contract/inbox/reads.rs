@@ -16,6 +16,7 @@ cases!(
     marking_answers_what_changed_and_raises_the_version_once,
     marking_twice_changes_nothing,
     marking_up_to_a_seq_marks_what_is_there_to_be_read,
+    what_retention_has_passed_is_not_marked,
     what_was_read_is_told_in_pages_and_receipts,
     reading_acknowledges_nothing,
     a_missed_mark_is_found_by_the_counter,
@@ -140,6 +141,21 @@ async fn marking_up_to_a_seq_marks_what_is_there_to_be_read(store: &Store) {
     follow(store, "alice", Some("web"), &news()).await;
     publish(store, &news()).await;
     assert_eq!(standing(store, "alice").await.1, [(news(), 1)]);
+}
+
+async fn what_retention_has_passed_is_not_marked(store: &Store) {
+    let alice = own("alice");
+    // Bob has it still, so it stays, below the floor of Alice's stream.
+    let both = publish_item(store, item_for(vec![to(&alice), to(&own("bob"))])).await;
+    let kept = publish(store, &alice).await;
+    assert_eq!(store.inbox.retain_by_count(std::slice::from_ref(&alice), 1).await.expect("removed"), 1);
+    let (before, _) = standing(store, "alice").await;
+    assert_eq!(before.unread, 1);
+    for marked in [Marked::Ids(vec![both]), Marked::UpTo(Seq(1))] {
+        assert_eq!(mark(store, "alice", &alice, marked).await, (Marked::Ids(vec![]), before));
+    }
+    let (marked, after) = mark(store, "alice", &alice, Marked::Ids(vec![both, kept])).await;
+    assert_eq!((marked, after.unread, after.reads), (Marked::Ids(vec![kept]), 0, 1));
 }
 
 async fn what_was_read_is_told_in_pages_and_receipts(store: &Store) {
