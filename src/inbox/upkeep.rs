@@ -75,7 +75,8 @@ pub trait Upkeep: Send + Sync {
     async fn overfull(&self, max_entries: u64, limit: u32) -> Result<Vec<Stream>, InboxError>;
 
     /// Looks at notifications that are due to have been acknowledged: writes `undelivered` for each recipient
-    /// that has acknowledged nothing of it. At most `limit` notifications; returns how many were looked at.
+    /// that has acknowledged or read nothing of it, whether it still waits or has expired meanwhile; not where it
+    /// was superseded, cancelled or dropped. At most `limit` notifications; returns how many were looked at.
     async fn look_for_undelivered(&self, now: UnixMillis, limit: u32) -> Result<u64, InboxError>;
 
     /// Forgets a device: its cursors and its place among the user's devices. Returns whether it was there.

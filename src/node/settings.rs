@@ -50,7 +50,8 @@ pub(super) fn jobs(config: &Config) -> jobs::Settings {
             keys: config.inbox.idempotency,
             age: kept.age,
             max_entries: kept.max_entries,
-            receipts: kept.receipts,
+            // What expired early has its receipts for as long once nobody looks for them any more.
+            receipts: kept.receipts + config.events.undelivered_after.unwrap_or_default(),
             idle_devices: kept.idle_device,
         },
         events: config.events.any(),

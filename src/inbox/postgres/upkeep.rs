@@ -136,7 +136,7 @@ select name from streams where last_seq - greatest(floor_seq, base_seq) > $1 lim
 "#;
 
 /// $1 now, $2 how many. Told for users none of whose entries of it anybody acknowledged or read, if one of
-/// these still waits to be.
+/// these still waits to be or expired before it was.
 const LOOK_FOR_UNDELIVERED: &str = concat!(
     r#"
 with looked as (
@@ -156,7 +156,7 @@ waiting as materialized (
     where entries.kind = 0 and streams.name like 'user:%'
     group by bodies.id, bodies.publisher, streams.name
     having bool_and(entries.delivered_at is null and entries.read_at is null)
-        and bool_or(entries.state = 0 and entries.seq > streams.floor_seq
+        and bool_or((entries.state = 3 or entries.state = 0 and entries.seq > streams.floor_seq)
             and (entries.collapse is null or not "#,
     newer!("entries"),
     r#"))

@@ -96,7 +96,7 @@ limit ?2 + 0
 "#;
 
 /// Each user with an entry of one of these notifications (?1), none of which anybody acknowledged or read, and
-/// one of which waits to be. ?2 now.
+/// one of which waits to be or expired before it was. ?2 now.
 const UNDELIVERED: &str = concat!(
     "insert into events (id, routing_key, json, created_at)
     select id, 'undelivered', cast(json_object(
@@ -118,8 +118,8 @@ const UNDELIVERED: &str = concat!(
             group by bodies.id, streams.id
             having sum(not (",
     untouched!(),
-    ")) = 0 and sum(",
-    current!(),
+    ")) = 0 and sum(entries.state in (0, 3) and not ",
+    replaced!(),
     ") > 0
         )
     )

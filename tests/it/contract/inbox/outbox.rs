@@ -23,6 +23,7 @@ cases!(
     undelivered_is_told_for_each_user_once,
     what_needs_nobody_any_more_is_not_told_as_undelivered,
     every_event_is_told_as_it_is_documented,
+    what_expired_before_it_was_due_is_told_as_undelivered,
 );
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -315,4 +316,34 @@ async fn every_event_is_told_as_it_is_documented(store: &Store) {
         told.insert(kind);
     }
     assert_eq!(told.iter().collect::<Vec<_>>(), kinds.keys().collect::<Vec<_>>(), "and no others");
+}
+
+async fn what_expired_before_it_was_due_is_told_as_undelivered(store: &Store) {
+    let (alice, now) = (own("alice"), store.now());
+    let short = |mut item: Append, ttl: Duration| {
+        item.notification.expires_at = Some(now.after(ttl));
+        item
+    };
+    let noted = publish(store, short(item(&alice), MINUTE)).await;
+    let at_once = publish(store, short(item(&own("bob")), UNDELIVERED_AFTER)).await;
+    let had = publish(store, short(item(&own("carol")), MINUTE)).await;
+    let cancelled = publish(store, short(item(&alice), MINUTE)).await;
+    let mut badge = item(&alice);
+    badge.collapse_key = Some("badge".to_owned());
+    let replaced = publish(store, short(badge.clone(), MINUTE)).await;
+
+    let epoch = store.attach("carol", "web").await.epoch;
+    let acked = vec![Delivered { user: user("carol"), epoch, seq: Seq(1) }];
+    store.inbox.delivered(acked, store.now()).await.expect("noted");
+    store.inbox.cancel(cancelled, &publisher(), store.now()).await.expect("cancelled");
+    store.pass(MINUTE);
+    assert_eq!(store.inbox.expire(store.now(), 100).await.expect("noted"), 2);
+    badge.notification = notification();
+    publish(store, short(badge, UNDELIVERED_AFTER * 2)).await;
+    store.pass(UNDELIVERED_AFTER - MINUTE);
+    assert_eq!(look(store, 10).await, 5);
+    let mut expected =
+        [(noted, "alice"), (at_once, "bob")].map(|(id, name)| format!("undelivered/{id}/{name}"));
+    expected.sort();
+    assert_eq!(undelivered(store).await, expected, "not {had}, {cancelled} or {replaced}");
 }
