@@ -37,7 +37,8 @@ pub(super) struct Found {
     /// The user's own stream: the lowest of these that is for this device and above what any device has
     /// acknowledged.
     pub(super) lowest: Option<Seq>,
-    /// Where unread versions of this store start.
+    /// What the head and `reads` are added to for the unread version: where versions of this store start, and
+    /// for a stream that is not there the furthest that any erased one had come.
     pub(super) version_base: u64,
     /// The user's own stream: how often the user marked something as read.
     pub(super) reads: u64,

@@ -91,7 +91,8 @@ pub trait Upkeep: Send + Sync {
     /// Nothing is left that names the person, so nobody can tell a stream that is used again later from a new
     /// one. Instead the store keeps one number, the furthest that any erased stream (with its unread version)
     /// had come, and all streams made later begin above it, in the same epoch: an old client's resume is below
-    /// what is new, never above or among it, and its unread version does not go back.
+    /// what is new, never above or among it, and its unread version does not go back: it grows, as nothing is
+    /// unread any more.
     async fn erase(&self, user: &UserId) -> Result<Erased, InboxError>;
 
     /// Lets go of all connections; later calls fail.

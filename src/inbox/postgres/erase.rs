@@ -60,7 +60,8 @@ undue as (
 delete from bodies using theirs where bodies.id = theirs.id
 "#;
 
-/// $1 the person, $2 the person's stream. How far a stream had come counts its unread version.
+/// $1 the person, $2 the person's stream. How far a stream had come counts its unread version; that nothing is
+/// unread any more is one version further.
 const STREAM: &str = r#"
 with gone as (
     delete from streams where name = $2 returning id, last_seq
@@ -84,11 +85,12 @@ seen as (
     delete from last_seen where user_id = $1 returning user_id
 ),
 furthest as (
-    update store set erased_seq = come.far
-    from (
-        select coalesce((select last_seq from gone), 0) + coalesce((select reads from counter), 0) as far
-    ) as come
-    where store.erased_seq < come.far
+    update store
+    set erased_seq = greatest(
+        store.erased_seq, coalesce(come.last_seq, store.erased_seq) + coalesce(come.reads, 0) + 1
+    )
+    from (select (select last_seq from gone) as last_seq, (select reads from counter) as reads) as come
+    where come.last_seq is not null or come.reads is not null
 )
 select (select id from gone) as id, (select count(*) from entry) as entries,
     (select array_agg(distinct body) from entry) as bodies,

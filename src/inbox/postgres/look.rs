@@ -9,10 +9,12 @@ use crate::domain::{DeviceId, Seq, Stream, UnixMillis, UserId};
 use crate::inbox::failure::Failure;
 use crate::inbox::{InboxEntry, InboxPage, Look, MAX_SHARED_UNREAD, Unread};
 
-/// $1 user, $2 the user's stream, $3 now. One snapshot: the version is of the count.
+/// $1 user, $2 the user's stream, $3 now. One snapshot: the version is of the count. Who has no stream may have
+/// had one that was erased.
 const OWN: &str = concat!(
     r#"
-select store.version_base + coalesce(streams.last_seq, 0) + coalesce(user_state.reads, 0) as version,
+select store.version_base + coalesce(streams.last_seq, store.erased_seq) + coalesce(user_state.reads, 0)
+        as version,
     coalesce(user_state.reads, 0) as reads,
     (
         select count(*) from entries

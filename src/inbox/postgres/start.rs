@@ -17,7 +17,8 @@ const FIND: &str = concat!(
 select coalesce(stream.epoch, store.epoch) as epoch,
     coalesce(stream.last_seq, 0) as head,
     coalesce(stream.floor_seq, 0) as floor,
-    store.version_base, coalesce(user_state.reads, 0) as reads,
+    store.version_base + case when stream.id is null then store.erased_seq else 0 end as version_base,
+    coalesce(user_state.reads, 0) as reads,
     own.epoch as cursor_epoch, own.acked_seq as cursor_acked,
     device.last_used, device.others, waiting.unread + shared.unread as unread, waiting.lowest
 from unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $7::bigint[], $8::bigint[])

@@ -22,13 +22,17 @@ where (stream, seq) in (
 returning body
 "#;
 
-/// ?1 the person's stream, ?2 the person. How far a stream had come counts its unread version.
+/// ?1 the person's stream, ?2 the person. How far a stream had come counts its unread version; that nothing is
+/// unread any more is one version further.
 const KEEP_HOW_FAR: &str = r#"
-update store set erased_seq = max(
-    erased_seq,
-    coalesce((select last_seq from streams where name = ?1), 0)
-        + coalesce((select reads from user_state where user_id = ?2), 0)
-)
+update store set erased_seq = max(erased_seq, come.far)
+from (
+    select coalesce(streams.last_seq, store.erased_seq) + coalesce(user_state.reads, 0) + 1 as far
+    from store
+    left join streams on streams.name = ?1
+    left join user_state on user_state.user_id = ?2
+    where streams.id is not null or user_state.user_id is not null
+) as come
 "#;
 
 const STREAM: &str = "delete from streams where name = ?1";

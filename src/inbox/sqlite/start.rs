@@ -16,7 +16,7 @@ const FIND: &str = concat!(
     "with standing as materialized (
         select streams.id, coalesce(streams.epoch, store.epoch) as epoch,
             coalesce(streams.last_seq, 0) as head, coalesce(streams.floor_seq, 0) as floor,
-            store.version_base
+            store.version_base + case when streams.id is null then store.erased_seq else 0 end as version_base
         from store
         left join streams on streams.name = ?3
     ),

@@ -8,9 +8,9 @@ use super::count_of;
 use crate::domain::{Stream, UnixMillis, UserId};
 use crate::inbox::{MAX_SHARED_UNREAD, Unread};
 
-/// ?1 user, ?2 the user's own stream, ?3 now.
+/// ?1 user, ?2 the user's own stream, ?3 now. Who has no stream may have had one that was erased.
 const OWN: &str = concat!(
-    "select store.version_base + coalesce(streams.last_seq, 0), coalesce(user_state.reads, 0), (
+    "select store.version_base + coalesce(streams.last_seq, store.erased_seq), coalesce(user_state.reads, 0), (
         select count(*) from entries
         where entries.stream = streams.id and entries.seq > streams.floor_seq
             and entries.read_at is null and ",

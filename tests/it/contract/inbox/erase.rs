@@ -15,6 +15,7 @@ cases!(
     what_others_got_too_stays_with_them,
     a_large_inbox_is_erased,
     an_old_clients_place_is_never_taken_for_one_in_the_stream_that_comes_after,
+    unread_versions_do_not_go_back_when_somebody_is_erased,
     a_stream_that_begins_late_is_not_overfull,
     scheduled_notifications_lose_the_person_and_keep_the_others,
     what_is_to_be_told_of_a_person_is_not_told,
@@ -166,6 +167,47 @@ async fn an_old_clients_place_is_never_taken_for_one_in_the_stream_that_comes_af
     assert_eq!((again.position, again.gap_from, again.unread), (Seq(0), None, 6));
     // Streams that were there before go on as they were.
     assert_eq!(seqs(&places(store.append_one(item(&own("carol"))).await)), [2]);
+}
+
+/// The version and how much is unread, which an open and a look must tell alike.
+async fn versions_of(store: &Store, name: &str) -> (u64, u64) {
+    let own = store.inbox.unread(&user(name), store.now()).await.expect("known").0;
+    let opened = store.open_one(opening(name, None)).await.expect("it opens");
+    assert_eq!((opened.version, opened.unread), (own.version, own.unread), "an open says the same");
+    (own.version, own.unread)
+}
+
+async fn unread_versions_do_not_go_back_when_somebody_is_erased(store: &Store) {
+    let alice = own("alice");
+    store.fill(&alice, 5).await;
+    mark(store, "alice", &alice, Marked::UpTo(Seq(3))).await;
+    // Of this person there are only marks in a topic, and of that one nothing.
+    let shared = publish(store, &[&news()]).await;
+    mark(store, "bob", &news(), Marked::Ids(vec![shared])).await;
+    let told = [versions_of(store, "alice").await, versions_of(store, "bob").await];
+    assert_eq!(told, [(6, 2), (1, 0)]);
+
+    erase(store, "alice").await;
+    let (mut version, unread) = versions_of(store, "alice").await;
+    assert!(version > 6 && unread == 0, "a client that keeps the highest takes the count: {version}");
+    assert!(versions_of(store, "bob").await.0 >= 1);
+    for count in 1..=3 {
+        store.fill(&alice, 1).await;
+        let (next, unread) = versions_of(store, "alice").await;
+        assert!(next > version && unread == count, "{next} after {version}; {unread} unread");
+        version = next;
+    }
+
+    let (told, _) = versions_of(store, "bob").await;
+    erase(store, "bob").await;
+    let (version, _) = versions_of(store, "bob").await;
+    assert!(version > told, "{version} after {told}");
+    erase(store, "bob").await;
+    assert_eq!(versions_of(store, "bob").await.0, version, "nothing changed");
+    // Who never had a stream stands further, too, and the stream begins above that.
+    let (told, _) = versions_of(store, "carol").await;
+    store.fill(&own("carol"), 1).await;
+    assert!(versions_of(store, "carol").await.0 > told);
 }
 
 async fn a_stream_that_begins_late_is_not_overfull(store: &Store) {
