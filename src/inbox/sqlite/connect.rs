@@ -78,6 +78,10 @@ fn options(url: &str, busy_timeout: Duration) -> Result<SqliteConnectOptions, Op
         .busy_timeout(busy_timeout)
         // What a statement of many rows would undo if it failed is kept as it runs: in memory, not in a file.
         .pragma("temp_store", "memory")
+        // What was deleted is gone from the file, too, not only from the tables. Appends write as much as without;
+        // removing writes a tenth more where notifications are small, and as much as appending did where each has
+        // pages of its own.
+        .pragma("secure_delete", "on")
         // At debug level the driver would log every statement.
         .disable_statement_logging())
 }

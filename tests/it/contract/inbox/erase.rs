@@ -283,3 +283,26 @@ async fn what_is_to_be_told_of_a_person_is_not_told(store: &Store) {
     let online = store.inbox.online_users(None, 10).await.expect("known");
     assert_eq!(online, [user("alice2")]);
 }
+
+/// Whether the file of this store has these bytes anywhere, once its log was written back.
+async fn file_has(store: &Store, bytes: &[u8]) -> bool {
+    store.sql("pragma wal_checkpoint(truncate)".into()).await;
+    let path = store.settings.url.strip_prefix("sqlite://").expect("a file");
+    let file = std::fs::read(path).expect("it is read");
+    file.windows(bytes.len()).any(|window| window == bytes)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_erased_is_nowhere_in_the_file_of_sqlite() {
+    let store = Store::sqlite().await;
+    // On a page with others, and on pages of its own.
+    for length in [1, 20_000] {
+        let mut item = item(&own("alice"));
+        item.notification = notification_of(&format!("{{\"body\":\"{}\"}}", "a-secret-word".repeat(length)));
+        places(store.append_one(item).await);
+        store.fill(&own("bob"), 3).await;
+    }
+    assert!(file_has(&store, b"a-secret-word").await, "else it shows nothing");
+    assert_eq!(erase(&store, "alice").await.notifications, 2);
+    assert!(!file_has(&store, b"a-secret-word").await);
+}
