@@ -102,3 +102,33 @@ async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, Ope
 fn unusable(options: &SqliteConnectOptions, error: &sqlx::Error) -> OpenError {
     OpenError::File { path: PathBuf::from(options.get_filename()), reason: error.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A power cut cannot be had in a test: killing a process leaves what the kernel has. So the settings that
+    /// outlive one are looked at, as the connections have them that are used.
+    #[tokio::test]
+    async fn what_is_committed_is_on_the_disk_before_it_is_answered() {
+        let folder = tempfile::tempdir().expect("a folder for the file");
+        let settings = Settings {
+            url: format!("sqlite://{}/inbox.db", folder.path().display()),
+            max_connections: 1,
+            timeout: Duration::from_secs(20),
+            max_devices: 1,
+            receipt_events: false,
+            undelivered_after: None,
+        };
+        crate::inbox::migrate(&settings.url).await.expect("tables are made");
+        let (writer, readers) = pools(&settings).await.expect("it opens");
+        let journal: String =
+            sqlx::query_scalar("pragma journal_mode").fetch_one(&writer).await.expect("a word");
+        // 2 is FULL: the write-ahead log is synchronised with each commit.
+        let synchronous: i64 =
+            sqlx::query_scalar("pragma synchronous").fetch_one(&writer).await.expect("a number");
+        assert_eq!((journal.as_str(), synchronous), ("wal", 2));
+        readers.close().await;
+        writer.close().await;
+    }
+}
