@@ -1,5 +1,6 @@
 //! What only RabbitMQ does: lost queues and connections, refusals, expiry, returns.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fanfare::broker::{Destination, Health, Outcome};
@@ -74,6 +75,52 @@ async fn sends_to_itself(node: &mut Node) {
                 .is_ok_and(|envelope| envelope.is_some())
     })
     .await;
+}
+
+/// What the management API knows of the node's connections, by their names: how many messages were published by
+/// each, and how many consumers it has.
+async fn uses(rabbit: &Rabbit, node: &str) -> BTreeMap<String, (u64, u64)> {
+    let list = async |kind: &str| {
+        let all = api(reqwest::Method::GET, &format!("/api/vhosts/{}/{kind}", rabbit.vhost())).await;
+        all.and_then(|all| all.as_array().cloned()).unwrap_or_default()
+    };
+    let mut uses = BTreeMap::new();
+    let channels = list("channels").await;
+    for connection in list("connections").await {
+        let name = connection["client_properties"]["connection_name"].as_str().unwrap_or_default();
+        if !name.starts_with(&format!("fanfare {node} ")) {
+            continue;
+        }
+        let of = |channel: &&Value| channel["connection_details"]["name"] == connection["name"];
+        let sum = channels.iter().filter(of).fold((0, 0), |(published, consumers), channel| {
+            let count = |value: &Value| value.as_u64().unwrap_or(0);
+            let publishes = count(&channel["message_stats"]["publish"]);
+            (published + publishes, consumers + count(&channel["consumer_count"]))
+        });
+        uses.insert(name.to_owned(), sum);
+    }
+    uses
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_publishes_consumes_nothing() {
+    let rabbit = Rabbit::new().await;
+    let mut one = rabbit.join("n1").await;
+    one.broker.take_ingress(true);
+    rabbit.publish("low", b"taken", BasicProperties::default()).await;
+    one.ingress().await.settle.settle(Outcome::Done);
+    sends_to_itself(&mut one).await;
+    // RabbitMQ reads nothing more of a connection that it blocks, acknowledgements included.
+    let mut met = BTreeMap::new();
+    eventually("both uses in the management API", async || {
+        met = uses(&rabbit, "n1").await;
+        let any = |of: fn(&(u64, u64)) -> u64| met.values().any(|uses| of(uses) > 0);
+        any(|uses| uses.0) && any(|uses| uses.1)
+    })
+    .await;
+    assert!(met.values().all(|(published, consumers)| *published == 0 || *consumers == 0), "{met:?}");
+    drop(one);
+    rabbit.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
