@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fanfare::domain::UnixMillis;
 use serde_json::{Value, json};
 
-use crate::support::DEADLINE;
 use crate::support::backends::http_client;
 use crate::support::single::TestNode;
+use crate::support::{DEADLINE, eventually};
 
 const ALL: u64 = 300;
 
@@ -42,6 +42,43 @@ async fn what_a_killed_node_had_accepted_is_delivered_once_and_in_order_by_its_n
         assert_eq!(device.data("user"), all);
         assert_eq!(device.diary().gaps, []);
     }
+}
+
+/// When alice was last seen, in milliseconds, as a publisher is told; 0: never.
+async fn last_seen(node: &TestNode) -> u64 {
+    let url = format!("{}/v1/presence?user=alice", node.process.http_url());
+    let body = ask(http_client().get(url).bearer_auth(&node.credentials.publisher_key), 200).await;
+    let at = body["users"][0]["last_seen"].as_str();
+    at.map_or(0, |at| {
+        let at =
+            time::OffsetDateTime::parse(at, &time::format_description::well_known::Rfc3339).expect("a time");
+        u64::try_from(at.unix_timestamp_nanos() / 1_000_000).expect("after 1970")
+    })
+}
+
+#[tokio::test]
+async fn whoever_was_connected_to_a_killed_node_was_last_seen_shortly_before_and_not_when_they_came() {
+    let settings = [("gateway.heartbeat_ms", "1000"), ("presence.ttl_ms", "3000")];
+    let mut node = TestNode::start_with(&settings).await;
+    let mut device = node.device("alice", "phone", &[]);
+    device.connected(DEADLINE, 1).await;
+    let mut came = 0;
+    eventually(DEADLINE, "she was seen to come", async || {
+        came = last_seen(&node).await;
+        came > 0
+    })
+    .await;
+    // Four presence TTLs, and a flush.
+    eventually(Duration::from_secs(30), "she is seen while she stays", async || {
+        last_seen(&node).await > came
+    })
+    .await;
+    let seen = last_seen(&node).await;
+    assert!((3_000..20_000).contains(&(seen - came)), "{} ms after she came", seen - came);
+    node.process.process().kill();
+    drop(device);
+    node.process.restart().await;
+    assert!(last_seen(&node).await >= seen);
 }
 
 /// How often the node is killed while things are replaced, cancelled, scheduled and read.
