@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use fanfare::domain::UnixMillis;
 use serde_json::{Value, json};
+use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 
 use crate::cluster::QUICK;
@@ -22,6 +23,8 @@ use crate::support::{DEADLINE, eventually};
 
 /// Outages, backoffs and paces, one after the other, on two busy cores.
 const HEALED: Duration = Duration::from_secs(40);
+/// The longest pace of what is done every minute or so, and some more.
+const A_ROUND: Duration = Duration::from_secs(100);
 
 /// So long from now, as `deliver_at` has it.
 fn from_now(wait: Duration) -> String {
@@ -195,26 +198,83 @@ async fn what_nobody_acknowledged_is_told_as_undelivered_and_as_expired() {
     assert_eq!(undelivered.expect("told").id, format!("undelivered/{id}/alice"));
 }
 
+/// A device of alice's that connects: whether it is told of a gap, and after which seq it goes on.
+async fn connects(node: &TestNode, device: &str) -> (TestClient, (bool, u64)) {
+    let token = node.credentials.user_token("alice");
+    let mut alice = TestClient::connect(&node.process.ws_url(), &token, json!({"device": device})).await;
+    let welcome = alice.expect_welcome().await;
+    let own = welcome.streams.into_iter().find(|state| state.stream == "user").expect("her own stream");
+    (alice, (own.gap, own.from))
+}
+
+/// The seqs of the next `count` notifications.
+async fn seqs(alice: &mut TestClient, count: usize) -> Vec<u64> {
+    let mut seqs = vec![];
+    while seqs.len() < count {
+        seqs.push(alice.expect_notification().await.seq.expect("stored"));
+    }
+    seqs
+}
+
+/// A device that has the first notification, acknowledged it and went.
+async fn has_the_first(node: &TestNode, device: &str) {
+    let (mut alice, _) = connects(node, device).await;
+    node.publisher().publish(&to_alice(1)).await;
+    assert_eq!(seqs(&mut alice, 1).await, [1]);
+    alice.ack("user", 1).await;
+    alice.close().await;
+}
+
 #[tokio::test]
 async fn a_stream_keeps_its_last_entries_and_tells_of_the_gap() {
-    let node = TestNode::start_with(&[("retention.max_entries", "20")]).await;
+    let node =
+        TestNode::start_with(&[("retention.max_entries", "20"), ("gateway.window_entries", "20")]).await;
+    has_the_first(&node, "phone").await;
+    // A new device begins above what another one acknowledged, as far as that is committed.
+    let (mut slow, (_, from)) = connects(&node, "tv").await;
     let publisher = node.publisher();
-    for number in 1..=50 {
+    for number in 2..=60 {
         publisher.publish(&to_alice(number)).await;
     }
     let operator = node.operator();
     let cut = "fanfare_jobs_done_total{job=\"retention_count\"}";
-    eventually(HEALED, "thirty are gone", async || operator.metric(cut).await == 30.0).await;
-    let token = node.credentials.user_token("alice");
-    let mut alice = TestClient::connect(&node.process.ws_url(), &token, json!({"device": "phone"})).await;
-    alice.expect_welcome().await;
-    let mut seen = vec![];
-    while seen.len() < 20 {
-        match alice.frame().await {
-            Frame::Notification(one) => seen.push(one.seq.expect("stored")),
-            Frame::Gap { .. } | Frame::CaughtUp { .. } => {}
-            other => panic!("{other:?}"),
+    eventually(HEALED, "forty are gone", async || operator.metric(cut).await == 40.0).await;
+    let kept: Vec<u64> = (41..=60).collect();
+    // One was away, one is still connected and had no room.
+    let (mut phone, begins) = connects(&node, "phone").await;
+    assert_eq!((begins, seqs(&mut phone, 20).await), ((true, 40), kept.clone()));
+    let first = seqs(&mut slow, 20).await;
+    slow.ack("user", first[19]).await;
+    let told = loop {
+        match slow.frame().await {
+            Frame::Gap { stream, from, to } => break (stream, from, to),
+            Frame::CaughtUp { .. } => {}
+            other => panic!("a gap was expected; got {other:?}"),
         }
+    };
+    assert_eq!((first[0], told), (from + 1, ("user".to_owned(), from + 21, 40)));
+    slow.ack("user", 40).await;
+    assert_eq!(seqs(&mut slow, 20).await, kept);
+}
+
+#[tokio::test]
+async fn what_is_too_old_goes_and_a_device_that_was_away_is_told_of_the_gap() {
+    let days = [("retention.days", "1"), ("publish.max_ttl_days", "1")];
+    let node = TestNode::start_with(&days).await;
+    has_the_first(&node, "phone").await;
+    let publisher = node.publisher();
+    for number in 2..=4 {
+        publisher.publish(&to_alice(number)).await;
     }
-    assert_eq!(seen, (31..=50).collect::<Vec<u64>>());
+    let file = node.folder().join("single/data/fanfare.sqlite");
+    let url = format!("sqlite://{}", file.display());
+    let mut store = SqliteConnection::connect(&url).await.expect("it opens");
+    let older = "update bodies set created_at = created_at - 86400000";
+    sqlx::raw_sql(older).execute(&mut store).await.expect("it is written");
+    publisher.publish(&to_alice(5)).await;
+    let operator = node.operator();
+    let gone = "fanfare_jobs_done_total{job=\"retention_age\"}";
+    eventually(A_ROUND, "four are gone", async || operator.metric(gone).await == 4.0).await;
+    let (mut phone, begins) = connects(&node, "phone").await;
+    assert_eq!((begins, seqs(&mut phone, 1).await), ((true, 4), vec![5]));
 }
