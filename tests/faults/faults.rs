@@ -372,7 +372,7 @@ async fn delete_node_queue(stage: &mut Stage) {
 async fn lock_table(stage: &mut Stage) {
     let (until, mut looking) = (Instant::now() + LONG, stage.postgres.connect().await);
     let mut lock = stage.postgres.lock_entries().await;
-    both_say(stage, "unavailable").await;
+    all_say(stage, "unavailable").await;
     if stage.postgres.waiting(&mut looking).await == 0 {
         stage.complaints.push("nobody waited for the lock".to_owned());
     }

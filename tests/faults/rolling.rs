@@ -36,16 +36,16 @@ pub async fn restart_all(stage: &mut Stage) {
     for node in &stage.nodes {
         looking.spawn(look(format!("{}/metrics", node.admin_url()), Arc::clone(&most)));
     }
-    for node in 0..stage.nodes.len() {
-        stage.nodes[node].process().signal("TERM");
-        let status = stage.nodes[node].process().wait(STOP).await;
+    for (node, id) in stage.nodes.iter_mut().zip(NODES) {
+        node.process().signal("TERM");
+        let status = node.process().wait(STOP).await;
         if !status.success() {
-            stage.complaints.push(format!("{} ended with {status}", NODES[node]));
+            stage.complaints.push(format!("{id} ended with {status}"));
         }
-        stage.nodes[node].restart().await;
+        node.restart().await;
         let all_back = stage.books.wait_for(BACK, |account| account.connected().0 == DEVICES).await;
         if all_back.is_none() {
-            stage.complaints.push(format!("not all devices were back within {BACK:?} of {}", NODES[node]));
+            stage.complaints.push(format!("not all devices were back within {BACK:?} of {id}"));
         }
     }
     let most = *most.lock().expect("no panic under it");
