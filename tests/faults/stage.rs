@@ -227,9 +227,10 @@ impl Stage {
         for one in &mut settings {
             one.others.extend(others.iter().map(|(key, value)| (*key, (*value).to_owned())));
         }
+        // Nobody can connect now: each device reckons its home by as many nodes as it does later.
+        self.crowd.reach(settings.len());
         self.nodes = start_nodes(settings, self.folder.path(), &self.credentials).await;
         self.work.reach(self.nodes.len());
-        self.crowd.reach(self.nodes.len());
         self.gather().await;
     }
 
