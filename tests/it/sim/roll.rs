@@ -16,8 +16,9 @@ use super::line::Line;
 use super::plan::Plan;
 use super::stage::{Kind, Stage};
 
-/// How old the answers may be for which a connection is ended: they travel, and so does the word to end it.
-const STALE: Duration = Duration::from_secs(1);
+/// How old the answers may be for which a connection is ended: the slowest node is waited for, for two seconds, and the
+/// word to end it travels.
+const STALE: Duration = Duration::from_secs(3);
 /// For how long those that have ended are kept.
 const KEPT: Duration = Duration::from_secs(20);
 
