@@ -3,6 +3,7 @@
 //! Owns the words for what was done with a request, and the stable codes for why it was not.
 
 use super::Refused;
+use crate::batch::BatchError;
 use crate::domain::NotificationId;
 use crate::inbox::InboxError;
 
@@ -61,8 +62,8 @@ pub enum PublishError {
     /// A request with the same key is still being committed.
     #[error("a request with this idempotency key is still in progress")]
     KeyInProgress,
-    /// Too much is waiting to be committed.
-    #[error("too many requests are waiting to be stored")]
+    /// Too much is waiting to be committed, or to be sent.
+    #[error("too many requests are waiting")]
     Overloaded,
     /// Its TTL ran out while it waited to be committed: nothing was stored. Safe to retry.
     #[error("its ttl ran out while it waited to be stored")]
@@ -104,6 +105,15 @@ impl PublishError {
             InboxError::Timeout(_) if keyed => Self::KeyInProgress,
             error @ InboxError::Refused(_) => Self::NotStorable(error),
             error => Self::Unavailable(Some(error)),
+        }
+    }
+}
+
+impl From<BatchError> for PublishError {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Full => Self::Overloaded,
+            BatchError::Stopped => Self::Unavailable(None),
         }
     }
 }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `answer` | what publishers are told |
 //! | `pipeline` | a group on its way: committed, located, sent |
+//! | `unstored` | notifications for now or never |
 //! | `schedule` | notifications for later |
 //! | `cancel` | taking one back |
 //! | `outcomes` | waiting for what becomes of one |
@@ -23,6 +24,7 @@ pub mod ingress;
 mod outcomes;
 mod pipeline;
 mod schedule;
+mod unstored;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -34,17 +36,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Publisher;
-use crate::batch::{BatchError, Batcher, Shape};
+use crate::batch::{Batcher, Shape};
 use crate::clock::Clock;
 use crate::domain::{NotificationId, Priority, Publication, Stream, Ttl, UnixMillis};
 use crate::inbox::{Idempotency, Inbox, InboxError};
 use crate::metrics::publish::{PublishLabels, PublishMetrics};
 use crate::routing::Router;
-use crate::wire::Tail;
 use crate::wire::publish::{Limits, Refused, accept, parse};
 use growth::Growth;
 use outcomes::Outcomes;
 use pipeline::{Committed, Job, Pipeline};
+use unstored::{Sends, Unstored};
 
 pub use answer::{Accepted, How, PublishError};
 pub use appends::Appends;
@@ -105,6 +107,7 @@ pub struct Publishing {
     commits: Batcher<Job, Result<Committed, InboxError>>,
     shared_commits: Batcher<Job, Result<Committed, InboxError>>,
     low_commits: Batcher<Job, Result<Committed, InboxError>>,
+    sends: Sends,
     outcomes: Arc<Outcomes>,
     growth: Arc<OnceLock<Growth>>,
     appends: watch::Receiver<Appends>,
@@ -143,6 +146,7 @@ impl Publishing {
         // Shared streams apart: their counters are contended, and nobody's own stream should wait for them.
         // What may wait apart, too: however much of it there is, nothing else waits for a group of it.
         let (commits, shared_commits, low_commits) = (start(settings.workers), start(1), start(1));
+        let sends = unstored::start(&settings, &router, tracker, cancel);
         let outcomes = Outcomes::start(&inbox, &clock, &metrics, tracker, cancel);
         let tracker = tracker.clone();
         Arc::new(Self {
@@ -155,6 +159,7 @@ impl Publishing {
             commits,
             shared_commits,
             low_commits,
+            sends,
             outcomes,
             growth,
             appends,
@@ -223,7 +228,7 @@ impl Publishing {
         }
         self.count_the_wait(&mut publication, request.sent_at)?;
         match publication.ttl {
-            Ttl::NowOrNever => self.send(&publication).await,
+            Ttl::NowOrNever => self.send(&publication, lane).await,
             _ => self.store(&publication, request, lane).await,
         }
     }
@@ -255,17 +260,17 @@ impl Publishing {
     }
 
     /// `ttl: 0`: to whoever is connected, and nothing is kept.
-    async fn send(&self, publication: &Publication) -> Result<Accepted, PublishError> {
+    async fn send(
+        &self,
+        publication: &Publication,
+        lane: Option<Priority>,
+    ) -> Result<Accepted, PublishError> {
         let notification = self.accept(publication)?;
         let recipients = publication.target.recipients();
-        let whereabouts = self.router.locate(&[&recipients]).await.remove(0);
-        self.router.send_unstored(&Tail::of(&notification.json), &recipients, &whereabouts);
-        Ok(Accepted {
-            id: notification.id,
-            recipients: count(&recipients),
-            online: whereabouts.online(&recipients),
-            how: How::Sent,
-        })
+        let (id, of) = (notification.id, count(&recipients));
+        let lane = lane.unwrap_or(publication.priority);
+        let online = self.sends.call(lane as usize, Unstored { notification, recipients }).await?;
+        Ok(Accepted { id, recipients: of, online, how: How::Sent })
     }
 
     async fn store(
@@ -303,10 +308,7 @@ impl Publishing {
             _ if shared => &self.shared_commits,
             _ => &self.commits,
         };
-        let committed = commits.call(lane as usize, job).await.map_err(|error| match error {
-            BatchError::Full => PublishError::Overloaded,
-            BatchError::Stopped => PublishError::Unavailable(None),
-        })?;
+        let committed = commits.call(lane as usize, job).await?;
         self.metrics.commit_seconds.observe(started.elapsed().as_secs_f64());
         committed.map_err(|error| PublishError::of_inbox(error, keyed))
     }
