@@ -69,7 +69,8 @@ impl Connection {
         true
     }
 
-    /// Offers a pushed entry; `frame` is sent if it is the next one, and does not wait.
+    /// Offers a pushed entry; `frame` is sent if it is the next one, and does not wait. `more`: others follow at once, and
+    /// then [`Self::let_go`].
     pub(super) fn offer(
         &self,
         stream: &Stream,
@@ -77,18 +78,25 @@ impl Connection {
         entry: Offered<'_>,
         frame: &Frame,
         now: UnixMillis,
+        more: bool,
     ) -> (Verdict, Given) {
         let mut state = self.lock();
         if state.phase == Phase::Ended {
             return (Verdict::Skip, Given::default());
         }
         let verdict = state.session.offer(stream, epoch, entry, now);
+        let write = |frame| if more { self.outlet.hold(frame) } else { self.outlet.push(frame) };
         match verdict {
-            Verdict::Send if self.outlet.push(frame.clone()) == Flow::Full => state.session.congested(),
+            Verdict::Send if write(frame.clone()) == Flow::Full => state.session.congested(),
             Verdict::Kept => return (verdict, state.release(&*self.outlet, now)),
             _ => {}
         }
         (verdict, Given::default())
+    }
+
+    /// Whatever was held is written.
+    pub(super) fn let_go(&self) {
+        self.outlet.let_go();
     }
 
     /// Sends a notification that is not stored, unless the connection is congested or not for it.

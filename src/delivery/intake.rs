@@ -12,6 +12,9 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::Delivery;
+use super::conflation::Given;
+use super::connection::Connection;
+use super::followed::Arrived;
 use super::parcel::Parcel;
 use crate::domain::{DeviceId, NodeId, NotificationId, Seq, Stream, UnixMillis};
 use crate::inbox::Unread;
@@ -108,8 +111,8 @@ impl Delivery {
     ) {
         for entry in entries {
             match entry.stream.is_shared() {
-                true => self.queue_shared(parcel.clone(), expires_at, entry),
-                false => self.offer(parcel, expires_at, &entry),
+                true => self.queue_shared(Arrived { parcel: parcel.clone(), expires_at, entry }),
+                false => self.offer(&[Arrived { parcel: parcel.clone(), expires_at, entry }]),
             }
         }
     }
@@ -120,49 +123,61 @@ impl Delivery {
         }
     }
 
-    /// Offers one entry to every session that it goes to.
-    pub(super) fn offer(self: &Arc<Self>, parcel: &Parcel, expires_at: Option<UnixMillis>, entry: &EntryRef) {
-        let readers = self.hub.readers(&entry.stream);
+    /// Offers entries of one stream, in order, to every session that they go to: what goes together is written together.
+    pub(super) fn offer(self: &Arc<Self>, run: &[Arrived]) {
+        let Some(first) = run.first() else { return };
+        let (stream, readers) = (&first.entry.stream, self.hub.readers(&first.entry.stream));
         if readers.is_empty() {
             return;
         }
         let now = self.clock.now();
-        if expires_at.is_some_and(|at| at <= now) {
-            self.metrics.expired.inc();
-        }
-        let frame = parcel.frame(&entry.stream, entry.seq).expiring(expires_at);
-        let collapse_key = (!self.settings.conflation.is_zero()).then(|| parcel.collapse_key()).flatten();
-        let offered = Offered {
-            seq: entry.seq,
-            device: entry.device.as_ref(),
-            expires_at,
-            bytes: parcel.len(),
-            receipt: parcel.has_receipt(),
-            pushed: Some(Pushed { frame: &frame, collapse_key: collapse_key.as_ref() }),
-        };
+        let expired = run.iter().filter(|one| one.expires_at.is_some_and(|at| at <= now));
+        self.metrics.expired.inc_by(expired.count() as u64);
+        let frame = |one: &Arrived| one.parcel.frame(stream, one.entry.seq).expiring(one.expires_at);
+        let merges = !self.settings.conflation.is_zero();
+        let key = |one: &Arrived| merges.then(|| one.parcel.collapse_key()).flatten();
+        let run: Vec<_> = run.iter().map(|one| (one, frame(one), key(one))).collect();
+        let is_run = run.len() > 1;
         let mut sent = 0;
         for connection in readers {
-            let (verdict, given) = connection.offer(&entry.stream, entry.epoch, offered, &frame, now);
-            match verdict {
-                Verdict::Kept => self.given(&connection, given),
-                Verdict::Send => {
-                    sent += 1;
-                    self.ask_for_ack(&connection);
-                }
-                Verdict::Skip => {
-                    self.metrics.duplicates.inc();
-                }
-                Verdict::Held => {}
-                Verdict::Lagged => {
-                    self.metrics.lagged.inc();
-                }
-                Verdict::Reset => connection.reset(),
-                Verdict::Read => {
-                    self.reader.want_later(&connection, entry.stream.clone(), self.settings.gap_grace)
-                }
+            let before = sent;
+            for (one, frame, collapse_key) in &run {
+                let offered = Offered {
+                    seq: one.entry.seq,
+                    device: one.entry.device.as_ref(),
+                    expires_at: one.expires_at,
+                    bytes: one.parcel.len(),
+                    receipt: one.parcel.has_receipt(),
+                    pushed: Some(Pushed { frame, collapse_key: collapse_key.as_ref() }),
+                };
+                let (verdict, given) = connection.offer(stream, one.entry.epoch, offered, frame, now, is_run);
+                sent += u64::from(verdict == Verdict::Send);
+                self.heed(&connection, stream, verdict, given);
+            }
+            if is_run {
+                connection.let_go();
+            }
+            if sent > before {
+                self.ask_for_ack(&connection);
             }
         }
         self.metrics.delivered.inc_by(sent);
+    }
+
+    /// What a session made of an entry.
+    fn heed(self: &Arc<Self>, connection: &Arc<Connection>, stream: &Stream, verdict: Verdict, given: Given) {
+        match verdict {
+            Verdict::Kept => self.given(connection, given),
+            Verdict::Skip => {
+                self.metrics.duplicates.inc();
+            }
+            Verdict::Send | Verdict::Held => {}
+            Verdict::Lagged => {
+                self.metrics.lagged.inc();
+            }
+            Verdict::Reset => connection.reset(),
+            Verdict::Read => self.reader.want_later(connection, stream.clone(), self.settings.gap_grace),
+        }
     }
 
     /// Now or never: not when this node or its queue stood still meanwhile.

@@ -13,6 +13,15 @@ pub trait Outlet: Send + Sync {
     /// `on_drained`. After a [`close`](Self::close) or the connection's end it is dropped.
     fn push(&self, frame: Frame) -> Flow;
 
+    /// Takes a frame as [`push`](Self::push) does, but need not write it before the next `push` or
+    /// [`let_go`](Self::let_go), which the caller owes it: what is held goes in as few writes as possible.
+    fn hold(&self, frame: Frame) -> Flow {
+        self.push(frame)
+    }
+
+    /// Writes what is held.
+    fn let_go(&self) {}
+
     /// The last word: after what is queued (the caller has pushed its `bye`), the close frame;
     /// then waits briefly for the client's, and closes. Later pushes and closes are ignored.
     fn close(&self, code: CloseCode);

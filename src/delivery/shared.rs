@@ -11,15 +11,15 @@ use tracing::debug;
 
 use super::Delivery;
 use super::followed::{Arrived, Followed};
-use super::parcel::Parcel;
-use crate::domain::{Epoch, Seq, Stream, TopicName, UnixMillis};
+use crate::domain::{Epoch, Seq, Stream, TopicName};
 use crate::inbox::{Audience, Page, Read};
 use crate::metrics::delivery::ReadLabels;
 use crate::session::{Next, ReadFrom};
-use crate::wire::envelope::EntryRef;
 
 /// How many items of shared streams may wait for the task that orders them; more are dropped and counted.
 const INTAKE: usize = 4_096;
+/// How many of them are taken at once: what has queued for one stream goes to each connection in one write.
+const RUN: usize = 16;
 
 /// Whether somebody who opened a shared stream was the first of this node; perhaps of another life of it.
 enum Begun {
@@ -118,8 +118,8 @@ impl Delivery {
     }
 
     /// Queues an item of a shared stream for the task that orders them.
-    pub(super) fn queue_shared(&self, parcel: Parcel, expires_at: Option<UnixMillis>, entry: EntryRef) {
-        if self.shared.intake.try_send(Arrived { parcel, expires_at, entry }).is_err() {
+    pub(super) fn queue_shared(&self, arrived: Arrived) {
+        if self.shared.intake.try_send(arrived).is_err() {
             self.metrics.intake_dropped.inc();
             self.check_heads_soon();
         }
@@ -129,45 +129,50 @@ impl Delivery {
     pub(super) async fn take_shared(self: Arc<Self>) {
         let taken = self.shared.arrivals.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut arrivals) = taken else { return };
+        let mut group = Vec::new();
         loop {
-            let arrived = tokio::select! {
+            let count = tokio::select! {
                 biased; // Only so that simulations replay.
                 () = self.cancel.cancelled() => return,
-                arrived = arrivals.recv() => arrived,
+                count = arrivals.recv_many(&mut group, RUN) => count,
             };
-            let Some(arrived) = arrived else { return };
-            self.take_arrived(arrived);
+            if count == 0 {
+                return;
+            }
+            let in_order: Vec<Arrived> = group.drain(..).flat_map(|one| self.take_arrived(one)).collect();
+            for run in in_order.chunk_by(|one, next| one.entry.stream == next.entry.stream) {
+                self.offer(run);
+            }
             // Each may go to thousands: let others run in between.
             tokio::task::yield_now().await;
         }
     }
 
-    fn take_arrived(self: &Arc<Self>, arrived: Arrived) {
+    /// An entry arrives. Answers what can be offered now, in order.
+    fn take_arrived(self: &Arc<Self>, arrived: Arrived) -> Vec<Arrived> {
         let stream = arrived.entry.stream.clone();
         let (in_order, read) = {
             let mut streams = self.shared.lock();
             let Some(shared) = streams.get_mut(&stream) else {
                 // Nobody has opened it yet: sessions that register meanwhile remember the number.
-                drop(streams);
-                return self.offer(&arrived.parcel, arrived.expires_at, &arrived.entry);
+                return vec![arrived];
             };
             if arrived.entry.epoch != shared.epoch {
                 // Which of the two is over, the inbox says.
                 drop(streams);
-                return self.check_heads_soon();
+                self.check_heads_soon();
+                return Vec::new();
             }
             if arrived.entry.seq <= shared.position {
                 self.metrics.duplicates.inc();
-                return;
+                return Vec::new();
             }
             shared.sort_in(arrived)
         };
-        for arrived in in_order {
-            self.offer(&arrived.parcel, arrived.expires_at, &arrived.entry);
-        }
         if read {
             self.spawn_shared_read(stream);
         }
+        in_order
     }
 
     /// The inbox says where a shared stream stands; `before` is the node's position when it was asked (0 where
@@ -261,9 +266,7 @@ impl Delivery {
             // Under the same lock, so that no arrival between here and there relies on this read.
             shared.take(stream, after, page)
         };
-        for arrived in in_order {
-            self.offer(&arrived.parcel, arrived.expires_at, &arrived.entry);
-        }
+        self.offer(&in_order);
         more
     }
 }

@@ -215,13 +215,14 @@ impl Socket {
     }
 }
 
-impl Outlet for Socket {
-    fn push(&self, frame: Frame) -> Flow {
+impl Socket {
+    /// Takes a frame by `how`, and says whether there is room for more.
+    fn take(&self, frame: Frame, how: impl FnOnce(&mut Line, Frame, &Shared)) -> Flow {
         let mut line = self.line();
         if line.phase != Phase::Open {
             return Flow::Open;
         }
-        line.write(frame, &self.shared);
+        how(&mut line, frame, &self.shared);
         if line.queue.bytes() > self.shared.settings.max_queued && line.due.is_none() {
             line.due = Some(Due::Overfull);
             line.wake();
@@ -230,6 +231,22 @@ impl Outlet for Socket {
         line.full |= full;
         self.release(line);
         if full { Flow::Full } else { Flow::Open }
+    }
+}
+
+impl Outlet for Socket {
+    fn push(&self, frame: Frame) -> Flow {
+        self.take(frame, Line::write)
+    }
+
+    fn hold(&self, frame: Frame) -> Flow {
+        self.take(frame, Line::hold)
+    }
+
+    fn let_go(&self) {
+        let mut line = self.line();
+        line.let_go(&self.shared);
+        self.release(line);
     }
 
     fn close(&self, code: CloseCode) {

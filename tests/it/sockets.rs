@@ -200,6 +200,45 @@ async fn a_full_socket_drains_in_order_and_the_peer_is_told() {
 }
 
 #[tokio::test]
+async fn what_is_held_is_written_in_order_with_what_follows_or_when_it_is_let_go() {
+    let server = Server::start(SocketSettings::default()).await;
+    let mut client = Client::connect(server.address).await;
+    let socket = server.socket().await;
+    let numbered = |number: u32| Frame::text(format!("{number:08}").as_bytes(), Bytes::new());
+    let before = server.metrics.bytes_out.get();
+    for number in 0..40 {
+        assert_eq!(socket.hold(numbered(number)), Flow::Open);
+    }
+    assert_eq!(server.metrics.bytes_out.get(), before, "nothing is written yet");
+    socket.let_go();
+    assert_eq!(server.metrics.bytes_out.get(), before + 400, "all of it is");
+    socket.let_go();
+    let _ = (socket.hold(numbered(40)), socket.push(numbered(41)));
+    assert_eq!(server.metrics.bytes_out.get(), before + 420);
+    for number in 0..42_u32 {
+        assert_eq!(client.frame().await.1, format!("{number:08}").as_bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_socket_is_full_whether_frames_are_pushed_or_held() {
+    let server = Server::start(SocketSettings::default()).await;
+    let mut client = Client::connect(server.address).await;
+    let socket = server.socket().await;
+    let body = Bytes::from(vec![b'x'; 10_000]);
+    let mut held = 0_u32;
+    while socket.hold(Frame::text(format!("{held:08}").as_bytes(), body.clone())) == Flow::Open {
+        held += 1;
+        assert!(held < 100_000, "the socket never became full");
+    }
+    socket.let_go();
+    for number in 0..=held {
+        assert_eq!(client.frame().await.1[..8], *format!("{number:08}").as_bytes());
+    }
+    assert_eq!(server.event().await, Event::Drained);
+}
+
+#[tokio::test]
 async fn what_expires_while_a_client_reads_nothing_is_not_written() {
     let now = Arc::new(AtomicU64::new(1_000));
     let told = Arc::clone(&now);

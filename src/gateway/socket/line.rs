@@ -13,11 +13,16 @@ use super::queue::Queue;
 use crate::gateway::sockets::Shared;
 use crate::wire::{CloseCode, Frame};
 
+/// More than this is not held: it is written at once.
+const HELD_BYTES: usize = 16 << 10;
+
 #[derive(Debug)]
 pub(super) struct Line {
     /// `None` once the connection has ended.
     pub(super) stream: Option<TcpStream>,
     pub(super) queue: Queue,
+    /// What is queued was not offered to the kernel yet: whoever holds it writes it soon.
+    pub(super) held: bool,
     /// Wakes the task.
     pub(super) waker: Option<Waker>,
     pub(super) phase: Phase,
@@ -72,6 +77,7 @@ impl Line {
         Self {
             stream: Some(stream),
             queue: Queue::default(),
+            held: false,
             waker: None,
             phase: Phase::Open,
             full: false,
@@ -93,6 +99,10 @@ impl Line {
         };
         let was_empty = self.queue.is_empty();
         shared.metrics.frames_out.inc();
+        if self.held {
+            self.queue.keep(frame);
+            return self.let_go(shared);
+        }
         match self.queue.write_or_keep(stream, frame) {
             Ok(written) => {
                 shared.metrics.bytes_out.inc_by(written as u64);
@@ -108,10 +118,44 @@ impl Line {
         }
     }
 
+    /// Queues one frame behind others that are held, or that the kernel does not take.
+    pub(super) fn hold(&mut self, frame: Frame, shared: &Shared) {
+        if self.stream.is_none() {
+            return;
+        }
+        shared.metrics.frames_out.inc();
+        self.held |= self.queue.is_empty();
+        self.queue.keep(frame);
+        if self.queue.bytes() >= HELD_BYTES {
+            self.let_go(shared);
+        }
+    }
+
+    /// Writes what is held; wakes the task if it must go on with it.
+    pub(super) fn let_go(&mut self, shared: &Shared) {
+        let Some(stream) = self.stream.as_ref().filter(|_| self.held) else {
+            return;
+        };
+        self.held = false;
+        while !self.queue.is_empty() {
+            match self.queue.flush(stream) {
+                Ok(written) => {
+                    shared.metrics.bytes_out.inc_by(written as u64);
+                }
+                Err(error) => {
+                    self.broken = error.kind() != io::ErrorKind::WouldBlock;
+                    self.progress = shared.now();
+                    return self.wake();
+                }
+            }
+        }
+    }
+
     pub(super) fn flush(&mut self, cx: &mut Context<'_>, shared: &Shared) -> io::Result<()> {
         let Some(stream) = &self.stream else {
             return Ok(());
         };
+        self.held = false;
         while !self.queue.is_empty() {
             match stream.poll_write_ready(cx) {
                 Poll::Pending => return Ok(()),
@@ -143,7 +187,7 @@ impl Line {
     }
 
     pub(super) fn stalled_at(&self, shared: &Shared) -> u64 {
-        if self.queue.is_empty() {
+        if self.queue.is_empty() || self.held {
             return u64::MAX;
         }
         self.progress + shared.settings.write_timeout.as_millis() as u64
@@ -154,7 +198,7 @@ impl Line {
             && (self.expect.is_some()
                 || self.close_by < u64::MAX
                 || self.resume_at > 0
-                || !self.queue.is_empty())
+                || (!self.queue.is_empty() && !self.held))
     }
 
     pub(super) fn wake(&self) {

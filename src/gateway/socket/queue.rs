@@ -47,9 +47,15 @@ impl Queue {
             };
             self.written = written;
         }
-        self.bytes += frame.len() - written;
-        self.frames.push_back(frame);
+        self.keep(frame);
+        self.bytes -= written;
         Ok(written)
+    }
+
+    /// Queues `frame`.
+    pub(super) fn keep(&mut self, frame: Frame) {
+        self.bytes += frame.len();
+        self.frames.push_back(frame);
     }
 
     /// Puts `pong` in the place of one that waits already: only the latest ping needs an answer
