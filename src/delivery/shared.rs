@@ -142,9 +142,9 @@ impl Delivery {
             let in_order: Vec<Arrived> = group.drain(..).flat_map(|one| self.take_arrived(one)).collect();
             for run in in_order.chunk_by(|one, next| one.entry.stream == next.entry.stream) {
                 self.offer(run);
+                // Each may go to thousands: let others run in between.
+                tokio::task::yield_now().await;
             }
-            // Each may go to thousands: let others run in between.
-            tokio::task::yield_now().await;
         }
     }
 

@@ -108,6 +108,7 @@ pub struct Publishing {
     shared_commits: Batcher<Job, Result<Committed, InboxError>>,
     low_commits: Batcher<Job, Result<Committed, InboxError>>,
     sends: Sends,
+    shared_sends: Sends,
     outcomes: Arc<Outcomes>,
     growth: Arc<OnceLock<Growth>>,
     appends: watch::Receiver<Appends>,
@@ -146,7 +147,8 @@ impl Publishing {
         // Shared streams apart: their counters are contended, and nobody's own stream should wait for them.
         // What may wait apart, too: however much of it there is, nothing else waits for a group of it.
         let (commits, shared_commits, low_commits) = (start(settings.workers), start(1), start(1));
-        let sends = unstored::start(&settings, &router, tracker, cancel);
+        let start = |workers| unstored::start(&settings, workers, &router, tracker, cancel);
+        let (sends, shared_sends) = (start(unstored::WORKERS), start(1));
         let outcomes = Outcomes::start(&inbox, &clock, &metrics, tracker, cancel);
         let tracker = tracker.clone();
         Arc::new(Self {
@@ -160,6 +162,7 @@ impl Publishing {
             shared_commits,
             low_commits,
             sends,
+            shared_sends,
             outcomes,
             growth,
             appends,
@@ -269,7 +272,10 @@ impl Publishing {
         let recipients = publication.target.recipients();
         let (id, of) = (notification.id, count(&recipients));
         let lane = lane.unwrap_or(publication.priority);
-        let online = self.sends.call(lane as usize, Unstored { notification, recipients }).await?;
+        // Apart, as commits are: what goes to thousands holds up nobody's own.
+        let shared = recipients.iter().any(|recipient| recipient.stream.is_shared());
+        let sends = if shared { &self.shared_sends } else { &self.sends };
+        let online = sends.call(lane as usize, Unstored { notification, recipients }).await?;
         Ok(Accepted { id, recipients: of, online, how: How::Sent })
     }
 

@@ -24,14 +24,18 @@ pub(super) struct Unstored {
 /// Queues them; answers how many of the recipients are connected, if that is known.
 pub(super) type Sends = Batcher<Unstored, Option<u32>>;
 
+/// How many groups for users may be under way: each waits for presence for as long as its deadline while that hangs.
+pub(super) const WORKERS: usize = 8;
+
 /// Starts the tasks that send.
 pub(super) fn start(
     settings: &Settings,
+    workers: usize,
     router: &Arc<Router>,
     tracker: &TaskTracker,
     cancel: &CancellationToken,
 ) -> Sends {
-    let Settings { queue: bound, group, workers, linger, .. } = *settings;
+    let Settings { queue: bound, group, linger, .. } = *settings;
     let shape = Shape { lanes: 3, bound, group, workers, linger };
     let router = Arc::clone(router);
     Batcher::start(shape, tracker, cancel, move |group| {
@@ -43,9 +47,12 @@ pub(super) fn start(
 async fn send(router: &Router, group: Vec<Unstored>) -> Vec<Option<u32>> {
     let recipients: Vec<&[Recipient]> = group.iter().map(|one| one.recipients.as_slice()).collect();
     let located = router.locate(&recipients).await;
-    let send_one = |(one, whereabouts): (&Unstored, _)| {
+    let mut online = Vec::with_capacity(group.len());
+    for (one, whereabouts) in group.iter().zip(located) {
         router.send_unstored(&Tail::of(&one.notification.json), &one.recipients, &whereabouts);
-        whereabouts.online(&one.recipients)
-    };
-    group.iter().zip(located).map(send_one).collect()
+        online.push(whereabouts.online(&one.recipients));
+        // Each may go to thousands: let others run in between.
+        tokio::task::yield_now().await;
+    }
+    online
 }

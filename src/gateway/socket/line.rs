@@ -137,17 +137,21 @@ impl Line {
             return;
         };
         self.held = false;
+        self.progress = shared.now();
         while !self.queue.is_empty() {
             match self.queue.flush(stream) {
                 Ok(written) => {
                     shared.metrics.bytes_out.inc_by(written as u64);
                 }
                 Err(error) => {
-                    self.broken = error.kind() != io::ErrorKind::WouldBlock;
-                    self.progress = shared.now();
+                    self.broken |= error.kind() != io::ErrorKind::WouldBlock;
                     return self.wake();
                 }
             }
+        }
+        if self.full {
+            // Whoever was told to stop is told that all has gone.
+            self.wake();
         }
     }
 
@@ -155,7 +159,10 @@ impl Line {
         let Some(stream) = &self.stream else {
             return Ok(());
         };
-        self.held = false;
+        if std::mem::take(&mut self.held) {
+            // From now on it counts how long the client takes nothing.
+            self.progress = shared.now();
+        }
         while !self.queue.is_empty() {
             match stream.poll_write_ready(cx) {
                 Poll::Pending => return Ok(()),
