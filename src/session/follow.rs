@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::conflation::Conflation;
 use super::sent::Sent;
-use super::{AckError, Acked, Flow, Next, Offered, PageView, Rules, Step, Verdict, Window};
+use super::{
+    AckError, Acked, Flow, FollowStatus, Next, Offered, PageView, Phase, Rules, Step, Verdict, Window,
+};
 use crate::domain::{Epoch, Seq, Stream, UnixMillis};
 
 /// Where a session starts in a stream.
@@ -32,30 +34,6 @@ pub struct ReadFrom {
     pub entries: usize,
     /// At most so many bytes.
     pub bytes: usize,
-}
-
-/// How a session stands in a stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// It has no place yet, or has not caught up for the first time.
-    Replaying,
-    /// Pushed entries are sent as they come.
-    Live,
-    /// An entry is missing and has to be read.
-    Gap,
-    /// The client is slower than the stream: it reads on as acks come or the socket drains.
-    Lagged,
-}
-
-/// What operators see.
-#[derive(Debug, Clone, Copy)]
-pub struct FollowStatus {
-    /// How it stands.
-    pub phase: Phase,
-    /// How far it has gone.
-    pub position: Seq,
-    /// How many entries are sent and not acknowledged.
-    pub unacked: usize,
 }
 
 /// One followed stream.

@@ -22,9 +22,12 @@ mod rules;
 mod sent;
 mod shapes;
 
-pub use follow::{FollowStatus, Phase, Place, ReadFrom};
+pub use follow::{Place, ReadFrom};
 pub use rules::Rules;
-pub use shapes::{AckError, Acked, Flow, Next, Offered, PageView, Pushed, Released, Step, Verdict, Window};
+pub use shapes::{
+    AckError, Acked, Flow, FollowStatus, Next, Offered, PageView, Phase, Pushed, Released, Step, Verdict,
+    Window,
+};
 
 use std::time::Duration;
 

@@ -160,3 +160,27 @@ pub enum AckError {
         got: Seq,
     },
 }
+
+/// How a session stands in a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It has no place yet, or has not caught up for the first time.
+    Replaying,
+    /// Pushed entries are sent as they come.
+    Live,
+    /// An entry is missing and has to be read.
+    Gap,
+    /// The client is slower than the stream: it reads on as acks come or the socket drains.
+    Lagged,
+}
+
+/// What operators see.
+#[derive(Debug, Clone, Copy)]
+pub struct FollowStatus {
+    /// How it stands.
+    pub phase: Phase,
+    /// How far it has gone.
+    pub position: Seq,
+    /// How many entries are sent and not acknowledged.
+    pub unacked: usize,
+}
