@@ -64,9 +64,10 @@ impl Conflation {
         self.waiting.front().map(|waiting| waiting.seq)
     }
 
-    /// Drops the update of `key` that waits. Returns its place.
-    pub(super) fn supersede(&mut self, key: &Key) -> Option<Seq> {
-        let at = self.waiting.iter().position(|waiting| waiting.key.as_ref() == Some(key))?;
+    /// Drops the update of `key` that waits, now that there is a newer one, at `by`. Returns its place.
+    pub(super) fn supersede(&mut self, key: &Key, by: Seq) -> Option<Seq> {
+        let is_older = |waiting: &Waiting| waiting.seq < by && waiting.key.as_ref() == Some(key);
+        let at = self.waiting.iter().position(is_older)?;
         self.merged += 1;
         self.waiting.remove(at).map(|waiting| waiting.seq)
     }

@@ -117,6 +117,9 @@ impl Follow {
         if rules.compare_epochs && self.epoch.is_some_and(|own| own != epoch) {
             return Verdict::Reset;
         }
+        if mine {
+            self.supersede(&entry);
+        }
         if self.phase != Phase::Live {
             self.remember(epoch, entry.seq, rules);
             return Verdict::Held;
@@ -133,7 +136,6 @@ impl Follow {
             self.position = entry.seq;
             return Verdict::Skip;
         }
-        self.supersede(&entry);
         if congested || !self.sent.has_room(entry.bytes, window, now) {
             self.phase = Phase::Lagged;
             self.remember(epoch, entry.seq, rules);

@@ -289,6 +289,36 @@ fn a_full_connection_gets_the_rest_when_it_has_drained_and_no_page_passes_it() {
 }
 
 #[test]
+fn what_waits_is_gone_once_a_newer_one_is_known_that_must_be_read() {
+    let mut rig = Rig::wide();
+    rig.offer(1, key("a"));
+    rig.offer(2, key("a"));
+    assert_eq!(rig.offer(4, key("b")), Verdict::Read, "3 is missing");
+    assert_eq!(rig.offer(3, key("a")), Verdict::Held, "for the read brings it");
+    rig.at(100);
+    rig.release();
+    assert_eq!(rig.written, [1], "2 is superseded by 3");
+    assert!(rig.session.begin_read(&stream(), rig.now).is_some());
+    assert_eq!(rig.page(2, &[3, 4], 4), Next::Wait);
+    assert_eq!(rig.written, [1, 3, 4]);
+    rig.ack(4).expect("it was written");
+    assert_eq!(rig.cursor(), Some(4));
+}
+
+#[test]
+fn what_waits_is_gone_once_a_newer_one_is_known_that_has_expired_or_came_before() {
+    let mut rig = Rig::wide();
+    rig.offer(1, key("a"));
+    rig.offer(2, key("a"));
+    assert_eq!(rig.offer(3, What { lives_ms: Some(0), ..key("a") }), Verdict::Skip);
+    rig.offer(4, key("a"));
+    assert_eq!(rig.offer(2, key("a")), Verdict::Skip, "it came again, and is older than what waits");
+    rig.at(100);
+    rig.release();
+    assert_eq!(rig.written, [1, 4]);
+}
+
+#[test]
 fn what_waits_counts_in_the_window_and_gives_its_room_to_what_replaces_it() {
     let mut rig = Rig::new(Window { entries: 2, bytes: 1_000 }, Rules::SOUND);
     rig.offer(1, key("a"));

@@ -11,9 +11,11 @@ use crate::session::{Flow, Offered, Released, Rules};
 use crate::wire::Frame;
 
 impl Follow {
-    /// Drops what waits and is not to be had any more now that there is `entry`.
+    /// Drops what waits and is not to be had any more now that there is `entry`, whether or not that is sent: it may have to
+    /// be read, or have expired.
     pub(super) fn supersede(&mut self, entry: &Offered<'_>) {
-        let older = self.conflation.as_mut().and_then(|conflation| conflation.supersede(&Key::of(entry)?));
+        let older =
+            self.conflation.as_mut().and_then(|conflation| conflation.supersede(&Key::of(entry)?, entry.seq));
         if let Some(older) = older {
             self.sent.withdraw(older);
         }
