@@ -216,6 +216,17 @@ impl Account {
         self.missing == 0
     }
 
+    /// How many notifications have been accepted in the whole run.
+    pub fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
+    /// How many of the first `accepted` are missing at the devices that `concerned` names.
+    pub fn missing_of(&self, accepted: u64, concerned: impl Fn(usize) -> bool) -> usize {
+        let books = self.books.iter().enumerate().filter(|(device, _)| concerned(*device));
+        books.map(|(_, book)| book.missing.values().filter(|place| **place <= accepted).count()).sum()
+    }
+
     /// The sums until now.
     pub fn sums(&self) -> &Sums {
         &self.sums

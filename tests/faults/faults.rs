@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::account::Account;
 use crate::crowd::DEVICES;
+use crate::device::stalls;
 use crate::rolling;
 use crate::signs::Sign;
 use crate::stage::{Lines, NODES, Stage};
@@ -59,6 +60,8 @@ pub enum Fault {
 
 /// Long enough for timeouts (2 to 5 s) to fire.
 const SHORT: Duration = Duration::from_secs(10);
+/// A third of what the next head check may take; where nothing is wrong it takes two seconds on two busy cores.
+const UNHINDERED: Duration = Duration::from_secs(10);
 /// As the memory alarm and the lock are to last.
 const LONG: Duration = Duration::from_secs(20);
 /// Longer than two heartbeats of AMQP (10 s): a silent connection is found dead.
@@ -338,7 +341,8 @@ async fn all_say(stage: &mut Stage, expected: &str) {
     }
 }
 
-/// Until some have fallen behind their window, which takes longer where the load is slower.
+/// Until some have fallen behind their window, which takes longer where the load is slower; from then on the others must
+/// have what is accepted within [`UNHINDERED`].
 async fn stall(stage: &mut Stage) {
     const LAGGED: &str = "fanfare_delivery_lagged_total";
     let before = stage.metric(LAGGED).await;
@@ -352,11 +356,31 @@ async fn stall(stage: &mut Stage) {
             break;
         }
     }
-    sleep(SHORT).await;
+    let until = Instant::now() + SHORT;
+    while Instant::now() < until {
+        hinders_nobody(stage).await;
+    }
     stage.work.heavy(false);
     stage.crowd.stall(false);
     if !has_lagged {
         stage.complaints.push("nobody lagged".to_owned());
+    }
+}
+
+/// Whether all devices that read get what is accepted until now before a head check could bring it.
+async fn hinders_nobody(stage: &mut Stage) {
+    let accepted = stage.books.with(|account| account.accepted());
+    let until = Instant::now() + UNHINDERED;
+    loop {
+        sleep(Duration::from_millis(100)).await;
+        let missing = stage.books.with(|account| account.missing_of(accepted, |device| !stalls(device)));
+        if missing == 0 {
+            return;
+        }
+        if Instant::now() > until {
+            let complaint = format!("devices that read lacked {missing} notifications after {UNHINDERED:?}");
+            return stage.complaints.push(complaint);
+        }
     }
 }
 

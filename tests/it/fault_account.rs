@@ -47,6 +47,20 @@ fn a_delivery_that_is_left_out_is_one_lost_and_an_ack_that_is_left_out_one_less(
 }
 
 #[test]
+fn what_some_devices_lack_is_told_apart_from_what_others_do() {
+    let mut account = Account::new(3);
+    account.on_accepted(1, &[0, 1]);
+    let accepted = account.accepted();
+    account.on_accepted(2, &[0, 2]);
+    let others = |device| device != 0;
+    assert_eq!(account.missing_of(accepted, others), 1, "the second is not asked for");
+    account.on_arrived(1, "user", mark(1, 1));
+    assert_eq!(account.missing_of(accepted, others), 0);
+    assert_eq!(account.missing_of(account.accepted(), others), 1);
+    assert_eq!(account.missing_of(accepted, |_| true), 1, "device 0 has nothing");
+}
+
+#[test]
 fn the_account_sees_a_loss_a_double_and_disorder() {
     let mut account = Account::new(1);
     account.on_accepted(1, &[0]);
