@@ -76,6 +76,10 @@ pub struct Lifetime {
 /// The backlog of listening sockets: a restart brings everybody back at once.
 const BACKLOG: u32 = 4096;
 
+/// So many are accepted before all others that have something to do get a turn: or thousands that come at once would all stand
+/// before who is connected already. tokio's own bound for a task is 128.
+const TURN: usize = 16;
+
 /// Connections over the limit that are told so at a time; others are just closed.
 const MAX_REFUSALS: usize = 64;
 
@@ -123,8 +127,12 @@ pub async fn serve<S, B>(
 {
     let connections = Arc::new(Semaphore::new(settings.max_connections));
     let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
-    let mut failed_at = None;
+    let (mut failed_at, mut taken) = (None, 0);
     loop {
+        if taken == TURN {
+            taken = 0;
+            tokio::task::yield_now().await;
+        }
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = lifetime.stop.cancelled() => return,
@@ -141,6 +149,7 @@ pub async fn serve<S, B>(
             tracing::info!("connections are accepted again");
         }
         metrics.accepted.inc();
+        taken += 1;
         // Small frames go out one by one; holding them back for a fuller segment only delays them.
         // A failure means that the connection is gone already, which its task will see.
         let _ = stream.set_nodelay(true);
