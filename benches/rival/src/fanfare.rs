@@ -125,7 +125,8 @@ impl Profile for Fanfare {
     }
 }
 
-fn number(data: &[u8], name: &[u8]) -> Option<u64> {
+/// The number that follows `name`.
+pub fn number(data: &[u8], name: &[u8]) -> Option<u64> {
     let at = memmem::find(data, name)? + name.len();
     let digits = data[at..].iter().take_while(|c| c.is_ascii_digit());
     Some(digits.fold(0, |value, digit| value * 10 + u64::from(digit - b'0')))

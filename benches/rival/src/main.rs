@@ -29,6 +29,7 @@ scenarios:
   unicast  --n 5000 --rates 1000,5000,10000,max --secs 6
   slow     --n 1000 --m 600 --rate 20 --size 16384 --every 100
   churn    --n 1000 --rate 200 --secs 60 --life 2
+  storm    --n 15000 --others 500 --rate 500 --secs 20   all but a few drop and come back at once; the few's latency
   table    FILE...                                readable table of result lines
   plot     SVG FILE...                            bars: CPU a unit and memory a connection of each peer
   floor    [ADDR]                                 a server that does the least possible, for scale
@@ -477,6 +478,66 @@ fn churn(b: &mut Bench) {
     }));
 }
 
+/// What the few who stay get while all others come back, beside the same before it.
+fn storm(b: &mut Bench) {
+    let n: u32 = b.args.get("n", 15000);
+    let others: u32 = b.args.get("others", 500);
+    let rate: f64 = b.args.get("rate", 500.0);
+    let secs: f64 = b.args.get("secs", 20.0);
+    let size = b.args.get("size", 200);
+    // Apart, so that nobody waits in the generator for the crowd.
+    let (few, crowd) = (&b.workers[0], &b.workers[1]);
+    few.send(Cmd::Patience);
+    crowd.send(Cmd::Patience);
+    crowd.send(Cmd::GiveWay);
+    few.send(Cmd::Connect { ids: (0..others).collect(), window: 100 });
+    crowd.send(Cmd::Connect { ids: (others..others + n).collect(), window: 100 });
+    let t = now();
+    while b.stats().ready < (others + n) as u64 && (now() - t) as f64 / 1e9 < b.args.get("connect-limit", 90.0) {
+        sleep(0.1);
+    }
+    sleep(5.0);
+    b.reset(Mode::Uni { max: 3000 });
+    b.push(b.plan(0.0, 3000, 3.0, others, size), 1); // warm-up, not measured
+    for phase in ["before", "storm"] {
+        let count = (rate * secs) as u32;
+        b.reset(Mode::Uni { max: count });
+        for w in &b.workers {
+            w.shared.stats.lock().unwrap().handshake = Default::default();
+        }
+        let (s0, u0, t) = (b.stats(), b.groups.usage(false), now());
+        let plan = b.plan(rate, count, secs * 1.25, others, size);
+        let published = std::thread::spawn(move || publisher::run(plan));
+        let secs_since = || (now() - t) as f64 / 1e9;
+        let is_storm = phase == "storm";
+        if is_storm {
+            b.workers[1].send(Cmd::Storm);
+        }
+        // Of a storm the latencies until all are back; of the quiet before it those of as long as it may last.
+        let during = loop {
+            sleep(0.005);
+            let s = b.stats();
+            let are_back = is_storm && s.attempted >= s0.attempted + n as u64 && s.ready >= s0.ready;
+            if are_back || published.is_finished() || (!is_storm && secs_since() >= secs) {
+                break s;
+            }
+        };
+        let back = secs_since();
+        let p = published.join().unwrap();
+        sleep(3.0);
+        let s = b.stats();
+        let cpu = diff(&b.groups.usage(false), &u0);
+        b.emit(json!({
+            "phase": phase, "n": n, "others": others, "rate": rate, "ready": s.ready, "failed": s.failed - s0.failed, "cut": s.cut - s0.cut,
+            "again": s.again - s0.again, "reasons": reasons(&s), "secs": r3(back), "sent": p.sent, "got": s.got, "dup": s.dup,
+            "lost": p.sent as i64 - s.got as i64, "publish_errors": p.errors, "behind_ms": r1(p.behind_ms),
+            "measured": during.got, "p50_ms": during.latency.ms(0.5), "p99_ms": during.latency.ms(0.99), "max_ms": during.latency.max_ms(),
+            "handshake_p50_ms": during.handshake.ms(0.5), "handshake_p99_ms": during.handshake.ms(0.99),
+            "cpu_s": per(&cpu, 1, 1.0),
+        }));
+    }
+}
+
 fn main() {
     let argv: Vec<String> = std::env::args().skip(1).collect();
     let Some(scenario) = argv.first().cloned() else {
@@ -513,6 +574,7 @@ fn main() {
         "idle" => args.text("steps", "1000,5000,15000").split(',').map(|v| v.parse::<u32>().unwrap()).max().unwrap(),
         _ => args.get("n", 5000),
     };
+    let most = if scenario == "storm" { 18001 } else { most };
     let workers = args.get("workers", most.div_ceil(18000).max(1) as usize);
     let cfg = Config {
         profile: profile.clone(),
@@ -543,6 +605,7 @@ fn main() {
         "unicast" => unicast(&mut b),
         "slow" => slow(&mut b),
         "churn" => churn(&mut b),
+        "storm" => storm(&mut b),
         _ => {
             eprintln!("{USAGE}");
             std::process::exit(2)

@@ -1,10 +1,12 @@
 //! The subscribing side: one thread with its own file-descriptor table and epoll, thousands of connections.
 
+use crate::fanfare::number;
 use crate::hist::Hist;
 use crate::profile::{Due, Ev, Profile, Subs};
 use crate::wire::*;
 use memchr::memmem;
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -26,6 +28,12 @@ pub enum Cmd {
     /// Stop reading on every client whose id is a multiple of `every`.
     Slow { every: u32 },
     Resume,
+    /// Whoever is refused from now on comes again when it was told to, and somewhen within a second after that.
+    Patience,
+    /// From now on this worker leaves the processor to all others: a real crowd is elsewhere.
+    GiveWay,
+    /// Every client loses its connection without a word and comes back at once.
+    Storm,
     CloseAll,
     Exit,
 }
@@ -50,6 +58,8 @@ pub struct Stats {
     pub slow: u64,
     pub slow_got: u64,
     pub slow_cut: u64,
+    /// Refused in a storm; they came again.
+    pub again: u64,
 }
 
 impl Stats {
@@ -74,6 +84,7 @@ impl Stats {
         self.slow += o.slow;
         self.slow_got += o.slow_got;
         self.slow_cut += o.slow_cut;
+        self.again += o.again;
     }
 }
 
@@ -113,6 +124,8 @@ struct Conn {
     out: Frames,
     life: u64,
     due: Due,
+    /// Seconds, as the refusal says.
+    retry_after: u64,
 }
 
 pub struct Worker {
@@ -158,6 +171,9 @@ struct Loop {
     churn: Option<(u32, u64, u64, u64)>, // next id, interval, life, until
     churn_next: u64,
     dying: VecDeque<(u64, usize, u32)>,
+    /// Who is refused comes again, and when.
+    patient: bool,
+    again: BinaryHeap<Reverse<(u64, u32)>>,
     run: u32,
     mode: Mode,
     seen: Vec<u64>,
@@ -179,6 +195,8 @@ impl Loop {
             churn: None,
             churn_next: 0,
             dying: VecDeque::new(),
+            patient: false,
+            again: BinaryHeap::new(),
             run: 0,
             mode: Mode::Idle,
             seen: Vec::new(),
@@ -210,6 +228,9 @@ impl Loop {
             let mut stats = shared.stats.lock().unwrap();
             for (tok, ev) in evs {
                 self.event(tok as usize, ev, &mut buf, &mut stats);
+            }
+            while self.again.peek().is_some_and(|Reverse((at, _))| *at <= now()) {
+                self.pending.extend(self.again.pop().map(|Reverse((_, id))| id));
             }
             while self.opening < self.window {
                 let Some(id) = self.pending.pop_front() else { break };
@@ -303,6 +324,19 @@ impl Loop {
                     }
                 }
             }
+            Cmd::Patience => self.patient = true,
+            Cmd::GiveWay => {
+                unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+            }
+            Cmd::Storm => {
+                self.window = usize::MAX;
+                for tok in 0..self.conns.len() {
+                    let Some((id, state)) = self.conns[tok].as_ref().map(|c| (c.id, c.state)) else { continue };
+                    stats.ready -= u64::from(state == State::Ready);
+                    self.drop_conn(tok);
+                    self.pending.push_back(id);
+                }
+            }
             Cmd::CloseAll => self.close_all(stats),
             Cmd::Exit => unreachable!(),
         }
@@ -351,6 +385,7 @@ impl Loop {
             out: Frames(upgrade(a, &r.path, r.subprotocol, &r.headers)),
             life,
             due: Due::default(),
+            retry_after: 1,
         };
         let tok = self.free.pop().unwrap_or_else(|| {
             self.conns.push(None);
@@ -379,6 +414,10 @@ impl Loop {
             if c.slow {
                 stats.slow_cut += 1;
             }
+        } else if self.patient {
+            stats.again += 1;
+            let within_a_second = u64::from(c.id) * 7_919 % 1_000;
+            self.again.push(Reverse((now() + (c.retry_after * 1_000 + within_a_second) * 1_000_000, c.id)));
         } else {
             stats.failed += 1;
         }
@@ -471,6 +510,7 @@ impl Loop {
             let Some(p) = memmem::find(b, b"\r\n\r\n") else { return Ok(0) };
             if !b.starts_with(b"HTTP/1.1 101") {
                 let line = String::from_utf8_lossy(&b[..b.len().min(80)]);
+                c.retry_after = number(&b[..p], b"etry-after: ").unwrap_or(1);
                 return err(format!("refused: {}", line.lines().next().unwrap_or("")));
             }
             at = p + 4;
