@@ -321,7 +321,8 @@ pub trait Streams: Send + Sync {
     /// Opens streams for sessions; answers in the same order.
     ///
     /// With a device, its cursor is durable when this returns. Where it starts, first match:
-    /// 1. `resume`: there, if its epoch fits and it is not above the head; else at the floor, with a gap.
+    /// 1. `resume`: there, if its epoch fits and it is not above the head; else at the floor, with a gap, and a cursor above
+    ///    that goes back to it.
     /// 2. a stored cursor: there, by the same rule (a cursor of another epoch is moved to the floor).
     /// 3. the user's own stream, the user's first device ever: at the floor.
     /// 4. the user's own stream, a further device: before the lowest entry that is unread and above

@@ -232,10 +232,18 @@ fn start(request: &Open, found: &Found) -> Opened {
     }
 }
 
-/// The cursor to write, if there is none or if the one there means nothing any more.
+/// The cursor to write, if there is none, if the one there means nothing any more, or if its device says that it comes from
+/// another life of the stream: then what was acknowledged in this one is not what it knows of, and until it acknowledges
+/// again it begins where it begins now.
 fn placing(request: &Open, device: &DeviceId, found: &Found, opened: &Opened) -> Option<Placing> {
-    let is_sound = |(epoch, acked): (Epoch, Seq)| epoch == found.epoch && acked <= found.head;
-    if found.cursor.is_some_and(is_sound) {
+    let is_of_this_life = |epoch: Epoch, seq: Seq| epoch == found.epoch && seq <= found.head;
+    let is_stranger = request
+        .resume
+        .is_some_and(|resume| !is_of_this_life(resume.epoch.unwrap_or(found.epoch), resume.seq));
+    let stands = |(epoch, acked): (Epoch, Seq)| {
+        is_of_this_life(epoch, acked) && !(is_stranger && acked > opened.position)
+    };
+    if found.cursor.is_some_and(stands) {
         return None;
     }
     Some(Placing {

@@ -2,7 +2,7 @@
 //!
 //! Owns the rules of `fanfare::inbox::Streams` as plain functions of the ledger.
 
-use fanfare::domain::{DeviceId, Seq, Stream, UnixMillis, UserId};
+use fanfare::domain::{DeviceId, Epoch, Seq, Stream, UnixMillis, UserId};
 use fanfare::inbox::{Audience, Entry, Head, Open, Opened, Page, Read, Unread};
 
 use super::ledger::{Ended, Kept, Ledger, Life, Log, Place};
@@ -42,7 +42,10 @@ pub fn open(
     if let (Some(device), true) = (&request.device, plant != Plant::CursorLater) {
         let life = ledger.life();
         life.devices.entry(request.user.clone()).or_default().insert(device.clone());
-        if stored.is_none_or(|place| place.epoch != epoch || place.acked > whole) {
+        let of_this_life = |of: Epoch, seq: u64| of == epoch && seq <= whole;
+        let is_stranger = request.resume.is_some_and(|at| !of_this_life(at.epoch.unwrap_or(epoch), at.seq.0));
+        let stands = |at: Place| of_this_life(at.epoch, at.acked) && !(is_stranger && at.acked > position);
+        if !stored.is_some_and(stands) {
             let key = (request.user.clone(), device.clone(), request.stream.clone());
             life.cursors.insert(key, Place { epoch, start: position, acked: position });
         }

@@ -16,6 +16,7 @@ cases!(
     a_resume_wins_over_the_cursor_and_leaves_it,
     a_cursor_of_another_epoch_is_moved_to_the_floor,
     a_cursor_above_the_head_is_moved_to_the_floor,
+    a_place_of_another_life_takes_the_cursor_back_until_the_device_acknowledges_again,
     a_place_under_the_floor_becomes_the_floor_with_a_gap,
     the_first_device_starts_at_the_floor,
     a_further_device_starts_before_what_no_device_acknowledged,
@@ -104,6 +105,21 @@ async fn a_cursor_of_another_epoch_is_moved_to_the_floor(store: &Store) {
     assert_eq!((again.position, again.gap_from), (Seq(2), None));
     store.ack("alice", "web", Epoch(7), 3).await;
     assert_eq!(store.attach("alice", "web").await.position, Seq(3));
+}
+
+async fn a_place_of_another_life_takes_the_cursor_back_until_the_device_acknowledges_again(store: &Store) {
+    store.fill(&own("alice"), 5).await;
+    let epoch = store.attach("alice", "web").await.epoch;
+    let other = Epoch(epoch.0.wrapping_add(1));
+    for (of, seq) in [(other, 3), (epoch, 6)] {
+        store.ack("alice", "web", epoch, 3).await;
+        assert_eq!(store.attach("alice", "web").await.position, Seq(3));
+        let open = resuming(opening("alice", Some("web")), Some(of), seq);
+        let opened = store.open_one(open).await.expect("it opens");
+        assert_eq!((opened.position, opened.gap_from), (Seq(0), Some(Seq(seq))));
+        // It may have lost its connection before it had anything of that.
+        assert_eq!(store.attach("alice", "web").await.position, Seq(0));
+    }
 }
 
 async fn a_cursor_above_the_head_is_moved_to_the_floor(store: &Store) {
