@@ -58,7 +58,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -124,6 +124,7 @@ pub struct Delivery {
     clock: Clock,
     hub: Hub<Connection>,
     inbox: Arc<dyn Inbox>,
+    inbox_up: watch::Receiver<bool>,
     presence: Arc<dyn Presence>,
     broker: Arc<dyn Broker>,
     router: Arc<Router>,
@@ -156,6 +157,8 @@ pub struct Parts {
     pub clock: Clock,
     /// The truth.
     pub inbox: Arc<dyn Inbox>,
+    /// Whether it is there and takes what is new.
+    pub inbox_up: watch::Receiver<bool>,
     /// Who is where.
     pub presence: Arc<dyn Presence>,
     /// To other nodes.
@@ -223,6 +226,7 @@ impl Delivery {
             settings: parts.settings,
             clock: parts.clock,
             inbox: parts.inbox,
+            inbox_up: parts.inbox_up,
             presence: parts.presence,
             broker: parts.broker,
             router: parts.router,
@@ -260,9 +264,9 @@ impl Delivery {
         self.check_soon.notify_one();
     }
 
-    /// Whether live delivery may lag: this node is blind, or without a working broker.
+    /// Whether something that this node depends on does not work: it is blind, or without a working broker or inbox.
     pub fn is_degraded(&self) -> bool {
-        self.keeper.is_blind() || *self.broker.health().borrow() != Health::Up
+        self.keeper.is_blind() || *self.broker.health().borrow() != Health::Up || !*self.inbox_up.borrow()
     }
 
     /// Whether this node cannot refresh its presence now.

@@ -147,12 +147,14 @@ impl Node {
             config.broker.default_publisher.clone(),
             Arc::clone(&tokens),
         ));
+        let (inbox_up, inbox_is_up) = channel::channel(true);
         let delivery = Delivery::new(
             delivery::Parts {
                 node: config.node.id.clone(),
                 settings: settings::delivery(&config),
                 clock: clock.clone(),
                 inbox: Arc::clone(&inbox),
+                inbox_up: inbox_is_up.clone(),
                 presence: Arc::clone(&presence),
                 broker: Arc::clone(&broker),
                 router: Arc::clone(&router),
@@ -178,7 +180,6 @@ impl Node {
             &tracker,
             &cancel,
         );
-        let (inbox_up, inbox_is_up) = channel::channel(true);
         jobs::start(jobs::Parts {
             settings: settings::jobs(&config),
             lease: lease.clone(),

@@ -267,14 +267,16 @@ async fn while_only_appends_are_stuck_ingress_stays_in_rabbitmq_and_it_shows() {
     let mut cluster = TestCluster::start_with(QUICK).await;
     let mut devices = alice_and_bob(&cluster).await;
     let mut other = PgConnection::connect(&cluster.postgres_url).await.expect("PostgreSQL answers");
-    let lock = "begin; lock table entries in access exclusive mode";
+    let lock = "begin; lock table entries in share mode";
     other.execute(lock).await.expect("the lock is given");
     shows(&cluster, "inbox", "down", 503).await;
+    assert!(welcomed_degraded(&cluster, 0).await, "whoever connects is told");
     eventually(HEALED, "nobody consumes the lane", async || lane(&cluster).await.2 == 0).await;
     publish_over_amqp(&cluster, 1..=MANY).await;
     eventually(HEALED, "they stay in the lane", async || lane(&cluster).await == (MANY, 0, 0)).await;
     other.execute("rollback").await.expect("the lock was held");
     shows(&cluster, "inbox", "up", 200).await;
+    assert!(!welcomed_degraded(&cluster, 0).await);
     all_received(&mut devices, HEALED, usize::try_from(MANY).expect("a few")).await;
     for device in &devices {
         let mut data: Vec<u64> = device.data("user").iter().filter_map(Value::as_u64).collect();

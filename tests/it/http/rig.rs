@@ -338,6 +338,7 @@ impl Parts {
             settings: delivery_settings(),
             clock: self.clock.clone(),
             inbox: inbox.clone(),
+            inbox_up: tokio::sync::watch::channel(true).1,
             presence: presence.clone(),
             broker,
             router: router.clone(),

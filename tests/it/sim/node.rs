@@ -95,6 +95,7 @@ impl Node {
             settings: settings(shared),
             clock: clock.clone(),
             inbox: Arc::clone(&inbox),
+            inbox_up: tokio::sync::watch::channel(true).1,
             presence,
             broker,
             router: Arc::clone(&router),
