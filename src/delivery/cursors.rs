@@ -87,21 +87,42 @@ impl Cursors {
         self.soon.notify_one();
     }
 
-    fn take(&self) -> Vec<Cursor> {
-        let moved = std::mem::take(&mut *self.moved.lock().unwrap_or_else(PoisonError::into_inner));
-        let cursor = |((user, device, stream), (epoch, acked))| Cursor { user, device, stream, epoch, acked };
-        moved.into_iter().map(cursor).collect()
+    /// How far a device has acknowledged a stream, if that is not committed yet.
+    pub(super) fn uncommitted(
+        &self,
+        user: &UserId,
+        device: &DeviceId,
+        stream: &Stream,
+    ) -> Option<(Epoch, Seq)> {
+        let key = (user.clone(), device.clone(), stream.clone());
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied()
     }
 
-    /// What was not committed waits for the next time; what moved meanwhile is kept.
-    fn put_back(&self, cursors: &[Cursor]) {
+    /// The cursors that are to be committed. They stay until [`Self::committed`], so that whoever opens a stream
+    /// meanwhile finds them here or in the inbox.
+    fn moving(&self) -> Vec<Cursor> {
+        let moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        let cursor = |((user, device, stream), (epoch, acked)): (&Key, &(Epoch, Seq))| Cursor {
+            user: user.clone(),
+            device: device.clone(),
+            stream: stream.clone(),
+            epoch: *epoch,
+            acked: *acked,
+        };
+        moved.iter().map(cursor).collect()
+    }
+
+    /// These were committed; what moved meanwhile is committed the next time.
+    fn committed(&self, cursors: &[Cursor]) {
         let mut moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
-        for cursor in cursors {
-            let key = (cursor.user.clone(), cursor.device.clone(), cursor.stream.clone());
-            let now = moved.entry(key).or_insert((cursor.epoch, cursor.acked));
-            if now.0 == cursor.epoch {
-                now.1 = now.1.max(cursor.acked);
+        for Cursor { user, device, stream, epoch, acked } in cursors {
+            let key = (user.clone(), device.clone(), stream.clone());
+            if moved.get(&key) == Some(&(*epoch, *acked)) {
+                moved.remove(&key);
             }
+        }
+        if moved.is_empty() {
+            moved.shrink_to(GROUP);
         }
     }
 }
@@ -215,12 +236,14 @@ impl Delivery {
     /// Commits once. Returns how many cursors could not be committed.
     pub(super) async fn commit_cursors(&self) -> usize {
         let mut failed = 0;
-        for group in self.cursors.take().chunks(GROUP) {
-            if let Err(error) = self.inbox.commit(group.to_vec()).await {
-                failed += group.len();
-                self.cursors.put_back(group);
-                // That the inbox is away is told elsewhere, once.
-                debug!(%error, "{} cursors were not committed and are tried again", group.len());
+        for group in self.cursors.moving().chunks(GROUP) {
+            match self.inbox.commit(group.to_vec()).await {
+                Ok(()) => self.cursors.committed(group),
+                Err(error) => {
+                    failed += group.len();
+                    // That the inbox is away is told elsewhere, once.
+                    debug!(%error, "{} cursors were not committed and are tried again", group.len());
+                }
             }
         }
         for group in self.cursors.unwritten().chunks(GROUP) {
@@ -261,6 +284,24 @@ mod tests {
         assert_eq!(sorted(), [(user("bob"), UnixMillis(9))], "seen again meanwhile");
         cursors.forget(&user("bob"));
         assert_eq!(sorted(), []);
+    }
+
+    #[test]
+    fn a_cursor_can_be_asked_for_until_it_is_committed_and_what_moves_meanwhile_is_not_forgotten() {
+        let (cursors, alice) = (Cursors::default(), user("alice"));
+        let device = DeviceId::new("phone").expect("a valid id");
+        let uncommitted = || cursors.uncommitted(&alice, &device, &Stream::Everyone);
+        assert_eq!(uncommitted(), None);
+        let moved = |seq| cursors.moved(&alice, &device, &Stream::Everyone, Epoch(3), Seq(seq));
+        moved(5);
+        let first = cursors.moving();
+        moved(4);
+        assert_eq!(uncommitted(), Some((Epoch(3), Seq(5))), "it never goes back");
+        moved(6);
+        cursors.committed(&first);
+        assert_eq!(uncommitted(), Some((Epoch(3), Seq(6))));
+        cursors.committed(&cursors.moving());
+        assert_eq!((uncommitted(), cursors.moving().len()), (None, 0));
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Delivery {
             user: connection.user.clone(),
             device: connection.device.clone(),
             stream: stream.clone(),
-            resume: since.map(|seq| Resume { epoch: None, seq }),
+            resume: self.place_to_go_on(connection, &stream, since),
         };
         let opened = match self.opens.call(0, open).await {
             Ok(Ok(opened)) => opened,
@@ -88,6 +88,17 @@ impl Delivery {
         connection.with_session(|session| session.open(&stream, place(&opened)));
         self.catch_up(connection, vec![stream], &[opened]);
         Ok(())
+    }
+
+    /// Where the client says, else where its device has acknowledged to, which may not be committed yet: it may have left
+    /// the topic a moment ago.
+    fn place_to_go_on(&self, connection: &Connection, stream: &Stream, since: Option<Seq>) -> Option<Resume> {
+        if let Some(seq) = since {
+            return Some(Resume { epoch: None, seq });
+        }
+        let device = connection.device.as_ref()?;
+        let (epoch, seq) = self.cursors.uncommitted(&connection.user, device, stream)?;
+        Some(Resume { epoch: Some(epoch), seq })
     }
 
     fn may_subscribe(

@@ -92,6 +92,7 @@ impl Device {
             stale_after: self.plan.stale_after,
             resumed: Vec::new(),
             standing: BTreeMap::new(),
+            left: BTreeMap::new(),
         };
         witness.resumed = resumed.iter().map(|name| witness.stream(name)).collect();
         self.world.shared.store.lock().follows.remove(&self.holder);

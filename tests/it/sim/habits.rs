@@ -38,8 +38,7 @@ impl Device {
         let topic = self.stage.one_of(&self.world.topics).clone();
         if self.following.contains(&topic) && self.stage.chance(40) {
             self.following.remove(&topic);
-            let frame = format!(r#"{{"type":"unsubscribe","topic":"{topic}"}}"#);
-            visit.say(&frame);
+            self.leave_topic(visit, &topic);
         } else {
             self.following.insert(topic.clone());
             self.subscribe(visit, &topic);
@@ -54,13 +53,18 @@ impl Device {
             return;
         }
         for left in std::mem::take(&mut self.following) {
-            visit.say(&format!(r#"{{"type":"unsubscribe","topic":"{left}"}}"#));
+            self.leave_topic(visit, &left);
         }
         self.following.insert(topic.clone());
         // While others follow it, too, or between what two of them read.
         let within_ms = *self.stage.one_of(&[30, 700]);
         publisher::rush(&self.world, &Stream::Topic(topic.clone()), within_ms);
         self.subscribe(visit, &topic);
+    }
+
+    fn leave_topic(&self, visit: &mut Visit, topic: &TopicName) {
+        visit.witness.leaves(&Stream::Topic(topic.clone()));
+        visit.say(&format!(r#"{{"type":"unsubscribe","topic":"{topic}"}}"#));
     }
 
     /// What is to be followed in the end is followed.

@@ -24,13 +24,15 @@ pub struct Standing {
     sent: u64,
     /// What it acknowledged.
     pub acked: u64,
+    /// What the client itself has acknowledged in this connection.
+    said: u64,
     /// What it got since.
     ahead: VecDeque<(u64, Option<UnixMillis>)>,
 }
 
 impl Standing {
     fn new(epoch: Epoch, at: u64) -> Self {
-        Self { epoch, last: at, sent: 0, acked: at, ahead: VecDeque::new() }
+        Self { epoch, last: at, sent: 0, acked: at, said: 0, ahead: VecDeque::new() }
     }
 }
 
@@ -49,6 +51,8 @@ pub struct Witness {
     /// Streams for which `hello` had a place.
     pub resumed: Vec<Stream>,
     pub standing: BTreeMap<Stream, Standing>,
+    /// Streams that this connection has left, and what it had acknowledged of them.
+    pub left: BTreeMap<Stream, (Epoch, u64)>,
 }
 
 impl Witness {
@@ -92,6 +96,13 @@ impl Witness {
         let (from, gap) = (number(state, "from"), state["gap"] == true);
         self.standing.insert(stream.clone(), Standing::new(epoch, from));
         self.check_start(&stream, epoch, from, resumed, gap);
+        if let Some((of, acked)) = self.left.remove(&stream)
+            && of == epoch
+            && from < acked
+            && !resumed
+        {
+            self.find(Kind::Double, format_args!("{stream} is opened at {from}, acknowledged to {acked}"));
+        }
         let passed = {
             let mut ledger = self.lock();
             ledger.open.entry(self.holder).or_default().insert(stream.clone(), self.stage.now());
@@ -138,6 +149,14 @@ impl Witness {
                 Kind::Start,
                 format_args!("{stream} begins at {from}, above the floor or without a gap"),
             );
+        }
+    }
+
+    /// The client is about to leave a stream: it is not to have again what it has acknowledged until now.
+    pub fn leaves(&mut self, stream: &Stream) {
+        if let Some(standing) = self.standing.get(stream).filter(|_| !self.anonymous) {
+            // An ack that follows the first of two goodbyes may come too late.
+            self.left.entry(stream.clone()).or_insert((standing.epoch, standing.said));
         }
     }
 
@@ -341,7 +360,7 @@ impl Witness {
         let Some(standing) = self.standing.get_mut(stream) else {
             return;
         };
-        standing.acked = seq;
+        (standing.acked, standing.said) = (seq, seq);
         standing.ahead.retain(|(sent, _)| *sent > seq);
         let epoch = standing.epoch;
         let mut ledger = self.lock();
