@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use tracing::warn;
 use uuid::Uuid;
 
 use super::{PostgresInbox, count, epoch_of};
@@ -24,7 +25,7 @@ macro_rules! append {
     (
         arrays: $arrays:literal, columns: $columns:literal, first: $first:literal, fresh: $fresh:literal,
         wanted: $wanted:literal, placed: $placed:literal, then: $then:expr, entry: $entry:literal,
-        values: $values:literal, superseded: $superseded:literal
+        values: $values:literal, superseded: $superseded:literal, overtook: $overtook:literal
     ) => {
         concat!(
             r#"
@@ -103,7 +104,9 @@ select
     array_agg(epoch order by place) as epochs,
     "#,
             $superseded,
-            r#" as superseded
+            " as superseded, ",
+            $overtook,
+            r#" as overtook
 from placed
 "#
         )
@@ -112,11 +115,12 @@ from placed
 
 const PLAIN: &str = append!(
     arrays: "", columns: "", first: "", fresh: "", wanted: "", placed: "", then: "", entry: "", values: "",
-    superseded: "0::bigint"
+    superseded: "0::bigint", overtook: "false"
 );
 
 /// $12 collapse keys, $13 which are scheduled, $14 now, $15 whether events are written, $16 after how long
-/// nobody's acknowledgement is to be looked for.
+/// nobody's acknowledgement is to be looked for. `overtook`: a stream with a collapse key had grown when its counter
+/// was reached, by what the statement does not see.
 const FULL: &str = append!(
     arrays: ", $12::text[], $13::boolean[]",
     columns: ", collapse, scheduled",
@@ -143,32 +147,16 @@ unscheduled as (
             partition by counter.id, wanted.collapse, wanted.device order by wanted.place
         ) is not null as is_superseded",
     then: concat!(
-        "
-older as materialized (
-    select entries.stream, entries.seq
-    from (select distinct stream, device, collapse from placed where collapse is not null) as newer
-    join entries on entries.stream = newer.stream and entries.collapse = newer.collapse
-        and entries.device is not distinct from newer.device
-    where entries.state = 0
-    order by entries.stream, entries.seq
-    for no key update of entries
-),
-superseded as (
-    update entries set state = 1
-    from older
-    where entries.stream = older.stream and entries.seq = older.seq and entries.state = 0
-    returning entries.stream, entries.body, entries.device,
-        entries.delivered_at is null and entries.read_at is null as is_open
-),
-replaced as materialized (
-    select superseded.body, superseded.device, streams.name, bodies.publisher
-    from superseded
-    join streams on streams.id = superseded.stream
-    left join bodies on bodies.id = superseded.body
-    where superseded.is_open
+        replace!(
+            "(select stream, device, collapse, max(seq) as seq from placed where collapse is not null
+        group by stream, device, collapse)",
+            "
     union all
-    select body, device, name, publisher from placed where is_superseded
-),
+    select body, device, name, publisher from placed where is_superseded",
+            "$14::bigint",
+            "$15::boolean"
+        ),
+        ",
 due as (
     insert into due (body, at)
     select id, created_at + $16::bigint
@@ -177,14 +165,33 @@ due as (
 ),
 told_stored as (",
         tell!("stored", "placed", "$14::bigint", "$15::boolean"),
-        "),
-told_superseded as (",
-        tell!("superseded", "replaced", "$14::bigint", "$15::boolean"),
         "),"
     ),
     entry: ", collapse, state",
     values: ", collapse, is_superseded::int",
-    superseded: "(select count(*) from replaced)"
+    superseded: "(select count(*) from replaced)",
+    overtook: "(
+        select bool_or(mine.first <> coalesce(streams.last_seq, (select erased_seq from store)) + 1)
+        from (select stream, min(seq) as first, bool_or(collapse is not null) as collapses from placed
+            group by stream) as mine
+        left join streams on streams.id = mine.stream
+        where mine.collapses
+    )"
+);
+
+/// What a group (its notifications' ids are $1) replaces, looked at once it is committed: others that it waited for
+/// are visible only now. $2 now, $3 whether events are written.
+const REPLACE: &str = concat!(
+    "with",
+    replace!(
+        "(select stream, device, collapse, max(seq) as seq from entries
+        where body = any($1::uuid[]) and kind = 0 and collapse is not null
+        group by stream, device, collapse)",
+        "",
+        "$2::bigint",
+        "$3::boolean"
+    ),
+    " select count(*) as superseded from replaced"
 );
 
 /// The arrays that the statement takes.
@@ -252,7 +259,10 @@ impl PostgresInbox {
     ) -> Result<(), Failure> {
         let columns = Columns::of(places.iter().map(|place| items[*place]));
         let row = self.insert_columns(&columns).await?;
-        let superseded = self.read_row(count(&row, "superseded"))?;
+        let mut superseded = self.read_row(count(&row, "superseded"))?;
+        if self.read_row(overtook(&row))? {
+            superseded += self.replace(&columns).await;
+        }
         let (stored, mut entries) = self.read_row(stored(&row))?;
         let mut total = 0;
         for item in stored {
@@ -271,6 +281,19 @@ impl PostgresInbox {
         self.calls.metrics.count_receipts("stored", total);
         self.calls.metrics.count_receipts("superseded", superseded);
         Ok(())
+    }
+
+    /// How many more the group replaces. Reads pass those over in any case; should this fail, the next one of their
+    /// key marks them.
+    async fn replace(&self, columns: &Columns<'_>) -> u64 {
+        let query =
+            sqlx::query(REPLACE).bind(&columns.ids).bind(self.clock.now().as_i64()).bind(self.receipt_events);
+        let row = self.row("replace", query).await;
+        let replaced = row.and_then(|row| self.read_row(count(&row, "superseded")));
+        replaced.unwrap_or_else(|failure| {
+            warn!(error = %failure.to_error(), "what a group supersedes is not marked yet");
+            0
+        })
     }
 
     async fn insert_columns(&self, columns: &Columns<'_>) -> Result<PgRow, Failure> {
@@ -301,6 +324,10 @@ impl PostgresInbox {
 
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn overtook(row: &PgRow) -> Result<bool, sqlx::Error> {
+    Ok(row.try_get::<Option<bool>, _>("overtook")?.unwrap_or(false))
 }
 
 fn stored(row: &PgRow) -> Result<(Vec<i64>, impl Iterator<Item = Place>), sqlx::Error> {

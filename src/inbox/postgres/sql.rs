@@ -128,3 +128,44 @@ macro_rules! at {
         )
     };
 }
+
+/// Marks what newer ones (`$newer`: stream, device, collapse, seq) replace, and tells whose it was: the CTEs
+/// `older`, `superseded`, `replaced` (body, device, name, publisher; `$more` adds to it) and `told_superseded`.
+/// An entry is locked in order first, and looked at again after a wait.
+macro_rules! replace {
+    ($newer:literal, $more:literal, $now:literal, $on:literal) => {
+        concat!(
+            "
+older as materialized (
+    select entries.stream, entries.seq
+    from ",
+            $newer,
+            " as newer
+    join entries on entries.stream = newer.stream and entries.collapse = newer.collapse
+        and entries.device is not distinct from newer.device and entries.seq < newer.seq
+    where entries.state = 0
+    order by entries.stream, entries.seq
+    for no key update of entries
+),
+superseded as (
+    update entries set state = 1
+    from older
+    where entries.stream = older.stream and entries.seq = older.seq and entries.state = 0
+    returning entries.stream, entries.body, entries.device,
+        entries.delivered_at is null and entries.read_at is null as is_open
+),
+replaced as materialized (
+    select superseded.body, superseded.device, streams.name, bodies.publisher
+    from superseded
+    join streams on streams.id = superseded.stream
+    left join bodies on bodies.id = superseded.body
+    where superseded.is_open",
+            $more,
+            "
+),
+told_superseded as (",
+            tell!("superseded", "replaced", $now, $on),
+            ")"
+        )
+    };
+}

@@ -181,5 +181,10 @@ async fn of_many_at_once_one_stands(store: &Store) {
     let stored: u64 = counts.iter().map(|counts| counts.stored).sum();
     let superseded: u64 = counts.iter().map(|counts| counts.superseded).sum();
     assert_eq!((stored, superseded), (1, 159));
+    assert_eq!(
+        superseded_events(store).await.len(),
+        159,
+        "each is told, also of those that were not visible"
+    );
     assert_eq!(store.attach("alice", "web").await.unread, 1);
 }
