@@ -159,8 +159,9 @@ pub fn start(parts: Parts) {
 }
 
 fn start_presence(parts: &Parts, starter: &Starter) {
-    let Parts { settings, lease, clock, inbox, presence, router, delivery, metrics, .. } = parts;
+    let Parts { settings, lease, clock, inbox, presence, broker, router, delivery, metrics, .. } = parts;
     let witness = Arc::new(Witness::new(
+        Arc::clone(broker),
         Arc::clone(delivery),
         Arc::clone(router),
         Arc::clone(presence),

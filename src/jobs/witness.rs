@@ -1,18 +1,20 @@
 //! Whether presence can be believed when it says that somebody is nowhere.
 //!
-//! Owns the rule: not while a node is blind (its users are there, unseen), nor after presence has forgotten
-//! who is where, until every node had the time to announce everything again.
+//! Owns the rule: not while a node is blind (its users are there, unseen), nor while no broker tells of those that are,
+//! nor after presence has forgotten who is where, until every node had the time to announce everything again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::broker::{Broker, Health};
 use crate::delivery::Delivery;
 use crate::presence::{NodeLease, Presence, PresenceError};
 use crate::routing::Router;
 
 pub(super) struct Witness {
+    broker: Arc<dyn Broker>,
     delivery: Arc<Delivery>,
     router: Arc<Router>,
     presence: Arc<dyn Presence>,
@@ -26,6 +28,7 @@ pub(super) struct Witness {
 impl Witness {
     /// Doubts at first: what was forgotten before this node started is nowhere to be seen.
     pub(super) fn new(
+        broker: Arc<dyn Broker>,
         delivery: Arc<Delivery>,
         router: Arc<Router>,
         presence: Arc<dyn Presence>,
@@ -33,7 +36,7 @@ impl Witness {
         settles_in: Duration,
     ) -> Self {
         let doubted = Mutex::new(Instant::now());
-        Self { delivery, router, presence, lease, settles_in, doubted }
+        Self { broker, delivery, router, presence, lease, settles_in, doubted }
     }
 
     /// There is a reason for doubt.
@@ -46,7 +49,9 @@ impl Witness {
     /// # Errors
     /// Presence does not answer; a reason for doubt, too.
     pub(super) async fn is_sure(&self) -> Result<bool, PresenceError> {
-        if self.delivery.is_blind() || !self.router.blind().now().is_empty() {
+        // Who is blind says so through the broker: without it nobody is heard.
+        let hears = *self.broker.health().borrow() == Health::Up;
+        if !hears || self.delivery.is_blind() || !self.router.blind().now().is_empty() {
             self.doubt();
             return Ok(false);
         }

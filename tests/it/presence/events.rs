@@ -8,6 +8,8 @@ use serde_json::json;
 use crate::support::client::{Frame, TestClient};
 use crate::support::cluster::TestCluster;
 use crate::support::events::Events;
+use crate::support::process::{NodeProcess, NodeSettings};
+use crate::support::proxy::ChaosProxy;
 use crate::support::{DEADLINE, eventually};
 
 /// The grace is a heartbeat: long enough to come back within it on a busy machine, short enough to wait for.
@@ -147,4 +149,41 @@ async fn nobody_is_called_offline_while_redis_is_away() {
     events.told(NOTICED, "carol", &[ONLINE, OFFLINE]).await;
     assert_eq!(events.of_user("alice"), [ONLINE]);
     drop(here);
+}
+
+/// The first node hears of no blind node then, and what presence knows of the second one runs out.
+#[tokio::test]
+async fn a_node_without_rabbitmq_calls_nobody_offline() {
+    let mut cluster = TestCluster::start_with(EVENTS).await;
+    let (rabbit, broker_url) = ChaosProxy::before(&cluster.amqp_url).await;
+    let (redis, presence_url) = ChaosProxy::before(&cluster.redis_url).await;
+    let without_rabbit = NodeSettings { broker_urls: vec![broker_url], ..cluster.nodes[0].settings.clone() };
+    let blind = NodeSettings { presence_url: Some(presence_url), ..cluster.nodes[1].settings.clone() };
+    for (node, settings) in [without_rabbit, blind].into_iter().enumerate() {
+        cluster.nodes[node].process().kill();
+        cluster.nodes[node] = NodeProcess::start(settings, cluster.folder(), &cluster.credentials).await;
+    }
+    let events = Events::bind(&cluster.amqp_url, "presence.*").await;
+    let here = stay(connect(&cluster, 1, "alice", "phone").await);
+    events.told(DEADLINE, "alice", &[ONLINE]).await;
+    rabbit.cut();
+    let [first, second] = [cluster.operator(0), cluster.operator(1)];
+    eventually(DEADLINE, "the first node is without RabbitMQ", async || {
+        first.get("/readyz").await.1["checks"]["broker"]["status"] == "down"
+    })
+    .await;
+    redis.cut();
+    eventually(DEADLINE, "the second node is blind", async || {
+        second.metric("fanfare_delivery_blind").await > 0.0
+    })
+    .await;
+    // Longer than her entry lasts, and than a pass over who is believed to be online.
+    let looks = async || first.metric("fanfare_jobs_rounds_total{job=\"presence\"}").await;
+    let before = looks().await;
+    eventually(NOTICED, "it looked often", async || looks().await > before + 100.0).await;
+    assert_eq!(events.of_user("alice"), [ONLINE], "she is where nobody can see her");
+    rabbit.heal();
+    redis.heal();
+    here.abort();
+    events.told(NOTICED, "alice", &[ONLINE, OFFLINE]).await;
 }
