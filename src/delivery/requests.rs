@@ -83,7 +83,10 @@ impl Delivery {
             return Ok(());
         }
         let gap = opened.gap_from.is_some();
-        let state = StreamState::new(&stream, opened.epoch, opened.head, opened.position, gap, opened.unread);
+        // Who follows it goes on from where it is: nothing is sent twice within a connection.
+        let is_at = connection.with_session(|session| session.position(&stream).filter(|_| followed_before));
+        let from = is_at.unwrap_or(opened.position);
+        let state = StreamState::new(&stream, opened.epoch, opened.head, from, gap, opened.unread);
         connection.push(server::subscribed(id, &state));
         connection.with_session(|session| session.open(&stream, place(&opened)));
         self.catch_up(connection, vec![stream], &[opened]);

@@ -394,3 +394,25 @@ async fn a_handshake_that_says_hello_late_finds_no_room_where_newer_ones_have_it
         assert_eq!(kept, 1.0, "{over_limit}: everyone");
     }
 }
+
+#[tokio::test]
+async fn who_subscribes_to_what_it_follows_is_told_where_it_is() {
+    let node = TestNode::start().await;
+    let (url, token) = (node.process.ws_url(), node.credentials.user_token("alice"));
+    let mut client = TestClient::connect(&url, &token, json!({"device": "a", "topics": ["news"]})).await;
+    client.expect_welcome().await;
+    for number in 1..=3 {
+        node.publisher().publish(&json!({"to": {"topic": "news"}, "data": number})).await;
+        assert_eq!(client.expect_notification().await.notification["data"], number);
+    }
+    client.send(json!({"type": "subscribe", "id": 1, "topic": "news", "since": 1})).await;
+    match client.next_frame().await {
+        Frame::Subscribed(stream) => {
+            assert_eq!((stream.state.from, stream.state.gap, stream.state.head), (3, false, 3))
+        }
+        other => panic!("an answer was expected; got {other:?}"),
+    }
+    node.publisher().publish(&json!({"to": {"topic": "news"}, "data": 4})).await;
+    let next = client.expect_notification().await;
+    assert_eq!((next.seq, &next.notification["data"]), (Some(4), &json!(4)), "nothing came twice");
+}
