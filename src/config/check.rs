@@ -87,6 +87,15 @@ fn retention(reader: &mut Reader, config: &Config) {
         );
         reader.problem("retention.days", message);
     }
+    if let Some(undelivered_after) = config.events.undelivered_after.filter(|after| *after > age) {
+        let message = format!(
+            "must be at most retention.days ({} = {} s), as nobody can look at what is gone; got {}",
+            age.as_secs() / DAY_S,
+            age.as_secs(),
+            undelivered_after.as_secs()
+        );
+        reader.problem("events.undelivered_after_s", message);
+    }
 }
 
 fn sizes(reader: &mut Reader, config: &Config) {
