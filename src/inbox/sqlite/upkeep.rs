@@ -33,6 +33,13 @@ delete from idempotency where (publisher, key) in (
 )
 "#;
 
+/// What nobody looked at by then, as looking was switched off.
+const SWEEP_DUE: &str = r#"
+delete from due where body in (
+    select body from due where at < ?1 order by at limit ?2 + 0
+)
+"#;
+
 const SWEEP_ENTRIES: &str = r#"
 delete from entries where (stream, seq) in (
     select stream, seq from entries where expires_at <= ?1 order by expires_at limit ?2 + 0
@@ -148,6 +155,7 @@ impl SqliteInbox {
     async fn sweep_all(&self, before: &OutOfDate, limit: u32) -> Result<u64, Failure> {
         let kinds = [
             (SWEEP_KEYS, before.keys),
+            (SWEEP_DUE, before.keys),
             (SWEEP_ENTRIES, before.expired),
             (SWEEP_BODIES, before.expired),
             (SWEEP_REVOCATIONS, before.revocations),

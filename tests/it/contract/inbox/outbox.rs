@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanfare::domain::{NotificationId, Seq, Stream};
-use fanfare::inbox::{Append, Delivered, Mark, Marked, PresenceChange};
+use fanfare::domain::{NotificationId, Seq, Stream, UnixMillis};
+use fanfare::inbox::{Append, Delivered, Mark, Marked, OutOfDate, PresenceChange};
 use serde_json::{Value, json};
 
 use super::cases;
@@ -24,6 +24,7 @@ cases!(
     what_needs_nobody_any_more_is_not_told_as_undelivered,
     every_event_is_told_as_it_is_documented,
     what_expired_before_it_was_due_is_told_as_undelivered,
+    what_is_due_and_not_looked_at_for_long_is_swept,
 );
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -346,4 +347,18 @@ async fn what_expired_before_it_was_due_is_told_as_undelivered(store: &Store) {
         [(noted, "alice"), (at_once, "bob")].map(|(id, name)| format!("undelivered/{id}/{name}"));
     expected.sort();
     assert_eq!(undelivered(store).await, expected, "not {had}, {cancelled} or {replaced}");
+}
+
+/// As when looking is switched off by a restart: nobody would ever take these rows away.
+async fn what_is_due_and_not_looked_at_for_long_is_swept(store: &Store) {
+    publish(store, item(&own("alice"))).await;
+    store.pass(UNDELIVERED_AFTER);
+    let sweep = async |keys| {
+        let before = OutOfDate { keys, ..out_of_date(UnixMillis(0), UnixMillis(0)) };
+        store.inbox.sweep(&before, 10).await.expect("swept")
+    };
+    assert_eq!(sweep(store.now()).await, 0, "it is due just now");
+    store.pass(MINUTE);
+    assert_eq!(sweep(store.now()).await, 1);
+    assert_eq!(look(store, 10).await, 0);
 }
