@@ -93,7 +93,7 @@ impl Session {
     /// Takes a pushed entry.
     pub fn offer(&mut self, stream: &Stream, epoch: Epoch, entry: Offered<'_>, now: UnixMillis) -> Verdict {
         let bounds = (self.window, self.rules, self.congested, self.conflation);
-        let mine = is_for(self.device.as_ref(), entry.device);
+        let mine = !self.rules.skip_others || is_for(self.device.as_ref(), entry.device);
         match self.follows.iter_mut().find(|follow| follow.stream() == stream) {
             Some(follow) => follow.offer(epoch, entry, mine, now, bounds),
             None => Verdict::Skip,

@@ -15,6 +15,8 @@ pub struct Rules {
     pub compare_epochs: bool,
     /// What presence knows of a user's connections on a node counts only if that node says so, too.
     pub count_the_living: bool,
+    /// What is for another device of the user is passed over, and not sent.
+    pub skip_others: bool,
     /// Only what is written is acknowledged, and not what waits for its collapse key's time.
     pub ack_written: bool,
 }
@@ -28,6 +30,7 @@ impl Rules {
         skip_lower: true,
         compare_epochs: true,
         count_the_living: true,
+        skip_others: true,
         ack_written: true,
     };
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::DEADLINE;
+use crate::support::client::TestClient;
 use crate::support::cluster::TestCluster;
 use crate::support::device::{Device, all_received};
 use crate::support::publisher::Publisher;
@@ -137,6 +138,37 @@ async fn a_device_that_was_away_gets_what_it_missed_from_any_node_in_order() {
 
 /// Debian's Python, which has pika: another one on the path may not have it.
 const PYTHON: &str = "/usr/bin/python3";
+
+/// `fanfare inbox new-epoch` beside nodes that run: what every restore ends with.
+#[tokio::test]
+async fn a_new_epoch_of_the_store_sends_all_devices_of_all_nodes_back_to_the_oldest_entry() {
+    let cluster = TestCluster::start_with(QUICK).await;
+    let connect = async |node: usize, user: &str| {
+        let (url, token) = (cluster.nodes[node].ws_url(), cluster.credentials.user_token(user));
+        let mut client = TestClient::connect(&url, &token, json!({"device": "phone"})).await;
+        let welcome = client.expect_welcome().await;
+        (client, welcome.streams.into_iter().next().expect("its own stream"))
+    };
+    let [(mut alice, before), (mut bob, _)] = [connect(0, "alice").await, connect(1, "bob").await];
+    let publisher = cluster.publisher();
+    publisher.publish(&json!({"to": {"users": ["alice", "bob"]}, "data": 1})).await;
+    for client in [&mut alice, &mut bob] {
+        let seq = client.expect_notification().await.seq.expect("it is stored");
+        client.ack("user", seq).await;
+    }
+    let epoch = fanfare::inbox::new_epoch(&cluster.postgres_url).await.expect("another life");
+    for client in [&mut alice, &mut bob] {
+        assert_eq!(client.expect_close().await.0, 4006);
+    }
+    for (node, user) in [(1, "alice"), (0, "bob")] {
+        let (mut client, own) = connect(node, user).await;
+        assert_eq!((own.gap, own.from, own.epoch.as_str()), (true, 0, epoch.to_string().as_str()));
+        assert_ne!(own.epoch, before.epoch);
+        assert_eq!(client.expect_notification().await.notification["data"], 1, "from the oldest on");
+        publisher.publish(&json!({"to": {"users": [user]}, "data": 2})).await;
+        assert_eq!(client.expect_notification().await.notification["data"], 2);
+    }
+}
 
 #[tokio::test]
 async fn the_examples_publish_over_amqp_and_http() {

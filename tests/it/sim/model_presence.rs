@@ -18,13 +18,18 @@ use super::freeze::Freezer;
 use super::plan::{Plan, Plant};
 use super::stage::Stage;
 
+/// How long a call waits for its answer, as a node does by default.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How the store is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mood {
     #[default]
     Well,
-    /// It answers nothing.
+    /// It refuses.
     Away,
+    /// It is silent: a call ends when its time is over, and what it was to do may be done.
+    Hangs,
     /// It answers questions and takes no writes (a replica, or out of memory).
     ReadOnly,
 }
@@ -56,14 +61,19 @@ impl ModelPresence {
         if self.death.is_cancelled() {
             std::future::pending::<()>().await;
         }
-        let away = match *self.mood.lock().expect("no panic under it") {
+        let mood = *self.mood.lock().expect("no panic under it");
+        let away = match mood {
             Mood::Well => false,
             Mood::Away => true,
+            Mood::Hangs => {
+                tokio::time::sleep(TIMEOUT).await;
+                true
+            }
             Mood::ReadOnly => writes,
         };
         if away || self.stage.is_faulty() && self.stage.chance(self.plan.weather.failing) {
             self.doubt.store(true, Ordering::Relaxed);
-            return Err(PresenceError::Timeout(Duration::from_secs(1)));
+            return Err(PresenceError::Timeout(TIMEOUT));
         }
         Ok(())
     }

@@ -15,6 +15,7 @@
 //! | 3.4: every subscriber waits for the route; 0 to 1 announces again | `UnawaitedRoute`, `AssumedRoute` |
 //! | 3.5: the cursor is there before `welcome`; the first device starts at the floor | `CursorLater`, `StartAtHead` |
 //! | 3.6: another epoch starts the stream anew | rule `compare_epochs` |
+//! | 3.7: the session passes over what is for another device | rule `skip_others` |
 //! | 3.7: envelopes go to every node with a device of the user | none: breaking it costs reads, and loses nothing |
 //! | 3: an ack passes nothing that waits to be merged | rule `ack_written` |
 //! | 3.8: a cancellation is an entry | `UnenteredCancel` |
@@ -155,6 +156,12 @@ fn a_session_that_sends_over_a_gap_loses_what_is_in_it() {
 fn a_session_that_sends_what_is_behind_it_doubles() {
     let rules = Rules { skip_lower: false, ..Rules::SOUND };
     must_find(Plan::CALM.with_rules(rules), &[Kind::Double, Kind::Order]);
+}
+
+#[test]
+fn a_session_that_sends_what_is_for_another_device_is_seen() {
+    let rules = Rules { skip_others: false, ..Rules::SOUND };
+    must_find(Plan::CALM.with_rules(rules), &[Kind::Stranger]);
 }
 
 #[test]

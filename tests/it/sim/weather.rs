@@ -98,7 +98,7 @@ async fn alarms(world: Arc<World>) {
 async fn presence_outages(world: Arc<World>) {
     loop {
         world.shared.stage.pause(4_000..=30_000).await;
-        let mood = *world.shared.stage.one_of(&[Mood::Away, Mood::ReadOnly]);
+        let mood = *world.shared.stage.one_of(&[Mood::Away, Mood::ReadOnly, Mood::Hangs]);
         for now in [mood, Mood::Well] {
             world.shared.stage.say(format_args!("presence: {now:?}"));
             *world.shared.presence_mood.lock().expect("no panic under it") = now;
