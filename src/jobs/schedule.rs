@@ -18,7 +18,8 @@ use crate::publish::{Fired, Publishing};
 
 /// How many are fired together: a group of commits.
 const GROUP: u32 = 64;
-/// After so long another node may try, should this one have died.
+/// After so long another node may try, should this one have died: who is killed between taking one up and its commit
+/// delays it so much.
 const LEASE: Duration = Duration::from_secs(10);
 
 pub(super) struct Schedule {
