@@ -87,9 +87,9 @@ fn retention(reader: &mut Reader, config: &Config) {
         );
         reader.problem("retention.days", message);
     }
-    if let Some(undelivered_after) = config.events.undelivered_after.filter(|after| *after > age) {
+    if let Some(undelivered_after) = config.events.undelivered_after.filter(|after| *after >= age) {
         let message = format!(
-            "must be at most retention.days ({} = {} s), as nobody can look at what is gone; got {}",
+            "must be less than retention.days ({} = {} s), as nobody can look at what is gone; got {}",
             age.as_secs() / DAY_S,
             age.as_secs(),
             undelivered_after.as_secs()

@@ -308,9 +308,9 @@ fn what_may_live_for_so_long_is_kept_for_so_long() {
     let listed = problems("[retention]\ndays = 7", &[]);
     assert_eq!(listed, ["retention.days: must be at least publish.max_ttl_days (30); got 7"]);
     let url = "[broker]\nurls = [\"amqp://127.0.0.1\"]\n[publish]\nmax_ttl_days = 1\n[retention]\ndays = 1\n";
-    let listed = problems(&format!("{url}[events]\nundelivered_after_s = 86401"), &[]);
-    let said = "events.undelivered_after_s: must be at most retention.days (1 = 86400 s), as nobody can look at what \
-                is gone; got 86401";
+    let listed = problems(&format!("{url}[events]\nundelivered_after_s = 86400"), &[]);
+    let said = "events.undelivered_after_s: must be less than retention.days (1 = 86400 s), as nobody can look at what \
+                is gone; got 86400";
     assert!(listed.iter().any(|problem| problem == said), "{listed:?}");
     let shorter = load_with("[retention]\ndays = 7\n[publish]\nmax_ttl_days = 7", &[]).expect("valid");
     assert_eq!(shorter.retention.age, 7 * day);
