@@ -321,11 +321,12 @@ impl Connection {
     pub(super) fn end(&self) -> Vec<TopicName> {
         let mut state = self.lock();
         state.phase = Phase::Ended;
-        let topics = state.session.status().filter_map(|(stream, _)| match stream {
-            Stream::Topic(topic) => Some(topic.clone()),
-            Stream::User(_) | Stream::Everyone => None,
-        });
-        topics.collect()
+        topics(&state.session)
+    }
+
+    /// The topics it follows.
+    pub(super) fn topics(&self) -> Vec<TopicName> {
+        self.with_session(|session| topics(session))
     }
 
     /// Whether frames may be sent to it.
@@ -381,4 +382,12 @@ impl Connection {
         // A panic under this lock would leave a session that has sent less than it says: head checks heal that.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn topics(session: &Session) -> Vec<TopicName> {
+    let topics = session.status().filter_map(|(stream, _)| match stream {
+        Stream::Topic(topic) => Some(topic.clone()),
+        Stream::User(_) | Stream::Everyone => None,
+    });
+    topics.collect()
 }

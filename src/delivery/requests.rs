@@ -66,7 +66,8 @@ impl Delivery {
             user: connection.user.clone(),
             device: connection.device.clone(),
             stream: stream.clone(),
-            resume: self.place_to_go_on(connection, &stream, since),
+            // Who follows it goes on from where it is: nothing is sent twice within a connection.
+            resume: self.place_to_go_on(connection, &stream, since.filter(|_| !followed_before)),
         };
         let opened = match self.opens.call(0, open).await {
             Ok(Ok(opened)) => opened,
@@ -82,11 +83,10 @@ impl Delivery {
             self.unfollow(connection, topic);
             return Ok(());
         }
-        let gap = opened.gap_from.is_some();
-        // Who follows it goes on from where it is: nothing is sent twice within a connection.
         let is_at = connection.with_session(|session| session.position(&stream).filter(|_| followed_before));
         let from = is_at.unwrap_or(opened.position);
-        let state = StreamState::new(&stream, opened.epoch, opened.head, from, gap, opened.unread);
+        let (head, gap) = (opened.head.max(from), opened.gap_from.is_some() && !followed_before);
+        let state = StreamState::new(&stream, opened.epoch, head, from, gap, opened.unread);
         connection.push(server::subscribed(id, &state));
         connection.with_session(|session| session.open(&stream, place(&opened)));
         self.catch_up(connection, vec![stream], &[opened]);
@@ -154,14 +154,8 @@ impl Delivery {
             return connection.push(server::error(id, ErrorCode::OtherUser, message));
         }
         let expires_at = claims.expires_at;
-        let followed = connection.with_session(|session| {
-            let topic = |stream: &Stream| match stream {
-                Stream::Topic(topic) => Some(topic.clone()),
-                Stream::User(_) | Stream::Everyone => None,
-            };
-            session.status().filter_map(|(stream, _)| topic(stream)).collect::<Vec<_>>()
-        });
-        let lost: Vec<TopicName> = followed.into_iter().filter(|topic| !may_follow(&claims, topic)).collect();
+        let lost: Vec<TopicName> =
+            connection.topics().into_iter().filter(|topic| !may_follow(&claims, topic)).collect();
         connection.with_claims(|current| *current = claims);
         if self.end_if_revoked(connection) {
             return;

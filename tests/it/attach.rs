@@ -405,12 +405,16 @@ async fn who_subscribes_to_what_it_follows_is_told_where_it_is() {
         node.publisher().publish(&json!({"to": {"topic": "news"}, "data": number})).await;
         assert_eq!(client.expect_notification().await.notification["data"], number);
     }
-    client.send(json!({"type": "subscribe", "id": 1, "topic": "news", "since": 1})).await;
-    match client.next_frame().await {
-        Frame::Subscribed(stream) => {
-            assert_eq!((stream.state.from, stream.state.gap, stream.state.head), (3, false, 3))
+    client.ack("topic:news", 3).await;
+    // The last is above the head: as if from another life of the stream.
+    for since in [1, 3, 9] {
+        client.send(json!({"type": "subscribe", "id": 1, "topic": "news", "since": since})).await;
+        match client.next_frame().await {
+            Frame::Subscribed(stream) => {
+                assert_eq!((stream.state.from, stream.state.gap, stream.state.head), (3, false, 3));
+            }
+            other => panic!("an answer was expected; got {other:?}"),
         }
-        other => panic!("an answer was expected; got {other:?}"),
     }
     node.publisher().publish(&json!({"to": {"topic": "news"}, "data": 4})).await;
     let next = client.expect_notification().await;
