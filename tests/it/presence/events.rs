@@ -180,7 +180,7 @@ async fn a_node_without_rabbitmq_calls_nobody_offline() {
     // Longer than her entry lasts, and than a pass over who is believed to be online.
     let looks = async || first.metric("fanfare_jobs_rounds_total{job=\"presence\"}").await;
     let before = looks().await;
-    eventually(NOTICED, "it looked often", async || looks().await > before + 100.0).await;
+    eventually(NOTICED, "it looked often", async || looks().await > before + 60.0).await;
     assert_eq!(events.of_user("alice"), [ONLINE], "she is where nobody can see her");
     rabbit.heal();
     redis.heal();
