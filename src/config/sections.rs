@@ -61,7 +61,7 @@ pub(super) fn read(reader: &mut Reader) -> Config {
             age: 24 * hours(reader.number("retention.days", 1..=3_650)),
             max_entries: reader.number("retention.max_entries", 10..=10_000_000),
             receipts: hours(reader.number("retention.receipts_hours", 1..=720)),
-            idle_device: 24 * hours(reader.number("retention.idle_device_days", 1..=3_650)),
+            idle_device: 24 * hours(reader.number("retention.idle_device_days", 2..=3_650)),
             revocation: 24 * hours(reader.number("retention.revocation_days", 1..=3_650)),
         },
         drain: DrainConfig {

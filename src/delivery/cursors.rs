@@ -217,18 +217,25 @@ impl Delivery {
             }
         }
         let before = rounds.pass(now);
-        let mut used = Vec::new();
+        let (mut used, mut followed) = (Vec::new(), Vec::new());
         for connection in met {
             connection.save_shared_cursors(self);
             if let Some(device) = &connection.device
                 && days(connection.connected_at, now) > days(connection.connected_at, before)
             {
                 used.push((connection.user.clone(), device.clone()));
+                let cursor = |stream| (connection.user.clone(), device.clone(), stream);
+                followed.extend(connection.topics().into_iter().map(|topic| cursor(Stream::Topic(topic))));
             }
         }
         for group in used.chunks(GROUP) {
             if let Err(error) = self.inbox.used(group, now).await {
                 debug!(%error, "{} devices that are connected were not noted as used", group.len());
+            }
+        }
+        for group in followed.chunks(GROUP) {
+            if let Err(error) = self.inbox.used_cursors(group, now).await {
+                debug!(%error, "{} cursors of topics that are followed were not noted as used", group.len());
             }
         }
     }

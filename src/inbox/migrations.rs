@@ -23,11 +23,13 @@ const POSTGRES: &[Source] = &[
     (1, "inbox", include_str!("../../migrations/postgres/0001_inbox.sql")),
     (2, "receipts", include_str!("../../migrations/postgres/0002_receipts.sql")),
     (3, "revocations", include_str!("../../migrations/postgres/0003_revocations.sql")),
+    (4, "cursor_use", include_str!("../../migrations/postgres/0004_cursor_use.sql")),
 ];
 const SQLITE: &[Source] = &[
     (1, "inbox", include_str!("../../migrations/sqlite/0001_inbox.sql")),
     (2, "receipts", include_str!("../../migrations/sqlite/0002_receipts.sql")),
     (3, "revocations", include_str!("../../migrations/sqlite/0003_revocations.sql")),
+    (4, "cursor_use", include_str!("../../migrations/sqlite/0004_cursor_use.sql")),
 ];
 
 /// What [`migrate`] did.

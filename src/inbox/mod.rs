@@ -52,7 +52,7 @@ pub use receipts::{
 pub use revocations::{RevocationStore, StoredRevocations};
 pub use schedules::{DueSchedule, Schedule, Scheduled, Schedules};
 pub use sqlite::SqliteInbox;
-pub use upkeep::{Erased, OutOfDate, Upkeep};
+pub use upkeep::{CursorKey, Erased, OutOfDate, Unused, Upkeep};
 
 /// Why the inbox did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]

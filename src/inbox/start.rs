@@ -19,6 +19,8 @@ const SPARE_ROUNDS: u32 = 16;
 /// How stale the note of a device's last use may get: it only serves to forget devices that were
 /// idle for months, so a write at every reconnect would be waste.
 const USED_EVERY: Duration = Duration::from_secs(3600);
+/// The same for the cursor of a topic, whose end comes as late: [`super::Upkeep::remove_unused_cursors`].
+const CURSOR_USED_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// What a store knows about an [`Open`], all of one snapshot.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub(super) struct Found {
     pub(super) floor: Seq,
     /// The device's cursor: its epoch and what it acknowledged.
     pub(super) cursor: Option<(Epoch, Seq)>,
+    /// When that was last used.
+    pub(super) cursor_used: Option<UnixMillis>,
     /// When the device was last used, if it is known.
     pub(super) last_used: Option<UnixMillis>,
     /// How many other devices the user has.
@@ -77,8 +81,12 @@ pub(super) trait Starts: Sync {
         devices: &[(UserId, DeviceId)],
         now: UnixMillis,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Remembers that cursors were used: as `place`, but one that is there stays and was used now. One that was removed
+    /// since it was looked at is there again.
+    fn keep(&self, cursors: &[Placing], now: UnixMillis) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Writes cursors, durably; each names another (user, device, stream), in order.
-    fn place(&self, cursors: &[Placing]) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn place(&self, cursors: &[Placing], now: UnixMillis)
+    -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
 /// Opens as [`super::Streams::open`] promises.
@@ -98,6 +106,7 @@ pub(super) async fn open(
 #[derive(Debug, Default)]
 struct Writes {
     used: HashSet<(UserId, DeviceId)>,
+    kept: BTreeMap<(UserId, DeviceId, Stream), Placing>,
     cursors: BTreeMap<(UserId, DeviceId, Stream), Placing>,
 }
 
@@ -125,9 +134,13 @@ async fn opened(
     if !used.is_empty() {
         store.touch_devices(&used, now).await?;
     }
+    let kept: Vec<_> = writes.kept.into_values().collect();
+    if !kept.is_empty() {
+        store.keep(&kept, now).await?;
+    }
     let cursors: Vec<_> = writes.cursors.into_values().collect();
     if !cursors.is_empty() {
-        store.place(&cursors).await?;
+        store.place(&cursors, now).await?;
     }
     let contended = || Failure::unavailable("other devices of the user kept taking the place");
     Ok(answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(contended().to_error()))).collect())
@@ -184,13 +197,15 @@ fn settle(
         }
         None => return None,
     }
+    let key = (request.user.clone(), device.clone(), request.stream.clone());
     if let Some(placing) = placing(request, device, found, &opened) {
-        let key = (request.user.clone(), device.clone(), request.stream.clone());
         let lowest = writes.cursors.entry(key).or_insert_with(|| placing.clone());
         // Two requests for one cursor: the lower start loses nothing for either.
         if placing.start < lowest.start {
             *lowest = placing;
         }
+    } else if let Some(placing) = keeping(request, device, found, now) {
+        writes.kept.insert(key, placing);
     }
     Some(Ok(opened))
 }
@@ -253,5 +268,19 @@ fn placing(request: &Open, device: &DeviceId, found: &Found, opened: &Opened) ->
         epoch: found.epoch,
         start: opened.position,
         replaces: found.cursor,
+    })
+}
+
+/// The cursor as it is, if it is of a topic and was not used for some time.
+fn keeping(request: &Open, device: &DeviceId, found: &Found, now: UnixMillis) -> Option<Placing> {
+    let is_stale = found.cursor_used.is_some_and(|at| now.since(at) >= CURSOR_USED_EVERY);
+    let (epoch, start) = found.cursor?;
+    (is_stale && matches!(request.stream, Stream::Topic(_))).then(|| Placing {
+        user: request.user.clone(),
+        device: device.clone(),
+        stream: request.stream.clone(),
+        epoch,
+        start,
+        replaces: None,
     })
 }

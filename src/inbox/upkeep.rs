@@ -12,12 +12,26 @@ use crate::domain::{DeviceId, Stream, UnixMillis, UserId};
 pub struct OutOfDate {
     /// Idempotency keys made before this.
     pub keys: UnixMillis,
+    /// What was to be looked at before this, and nobody looks any more.
+    pub due: UnixMillis,
     /// Entries and bodies that expired before this.
     pub expired: UnixMillis,
     /// Devices that were last used before this, with their cursors.
     pub devices: UnixMillis,
     /// Revocations that lapsed by then.
     pub revocations: UnixMillis,
+}
+
+/// Names a cursor: whose, of which device, in which stream.
+pub type CursorKey = (UserId, DeviceId, Stream);
+
+/// What [`Upkeep::remove_unused_cursors`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unused {
+    /// How many cursors went.
+    pub removed: u64,
+    /// Where to go on; `None`: it was the last one.
+    pub next: Option<CursorKey>,
 }
 
 /// What was erased of a person: how many rows of each kind.
@@ -84,6 +98,19 @@ pub trait Upkeep: Send + Sync {
 
     /// Devices that are still in use, so that they do not look idle.
     async fn used(&self, devices: &[(UserId, DeviceId)], now: UnixMillis) -> Result<(), InboxError>;
+
+    /// Cursors in topics that devices follow now, so that they do not look unused. A time never goes back.
+    async fn used_cursors(&self, cursors: &[CursorKey], now: UnixMillis) -> Result<(), InboxError>;
+
+    /// Looks at the `limit` cursors behind `after` (`None`: at the first ones) and removes those of topics that were
+    /// last used before `before`: opened, moved or noted by [`Upkeep::used_cursors`]. With a user's last cursor in a
+    /// topic go the marks of what the user read there.
+    async fn remove_unused_cursors(
+        &self,
+        after: Option<&CursorKey>,
+        before: UnixMillis,
+        limit: u32,
+    ) -> Result<Unused, InboxError>;
 
     /// Erases all that is stored of a person, and says what. Notifications that others got, too, stay with them;
     /// schedules that name others, too, are kept for those. Not one transaction: when it fails, call it again.

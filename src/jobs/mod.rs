@@ -11,7 +11,7 @@
 //! | `expiry` | notes what is past its time |
 //! | `retention` | cuts streams by age and by count |
 //! | `revocations` | compares which revocations this node knows with which are stored |
-//! | `sweep` | removes keys, what expired long ago, idle devices, lapsed revocations |
+//! | `sweep` | removes keys, what expired long ago, idle devices, cursors of topics left long ago, lapsed revocations |
 //! | `undelivered` | looks for what nobody acknowledged |
 //! | `events` | tells backends what is in the outbox |
 //! | `online` | tells them who came and went, after a grace |
@@ -141,7 +141,8 @@ pub fn start(parts: Parts) {
     starter.start(expiry::Expiry { inbox: inbox(), clock: clock() });
     starter.start(retention::ByAge { inbox: inbox(), clock: clock(), age: kept.age });
     starter.start(retention::Overfull { inbox: inbox(), max_entries: kept.max_entries });
-    starter.start(sweep::Sweep { inbox: inbox(), clock: clock(), kept });
+    let undelivered = settings.undelivered;
+    starter.start(sweep::Sweep { inbox: inbox(), clock: clock(), kept, undelivered, at: None });
     let delivery = Arc::clone(&parts.delivery);
     starter.start(revocations::Revocations { inbox: inbox(), delivery, read: None });
     if settings.undelivered {

@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::round::{Job, JobError, Round};
-use super::sweep::before;
 use crate::clock::Clock;
 use crate::domain::Stream;
 use crate::inbox::Inbox;
@@ -35,7 +34,7 @@ impl Job for ByAge {
     }
 
     async fn round(&mut self) -> Result<Round, JobError> {
-        let gone = self.inbox.retain_by_age(before(self.clock.now(), self.age), AGED).await?;
+        let gone = self.inbox.retain_by_age(self.clock.now().before(self.age), AGED).await?;
         Ok(Round { done: gone, more: gone > 0 })
     }
 }

@@ -288,7 +288,7 @@ impl PostgresInbox {
     async fn replace(&self, columns: &Columns<'_>) -> u64 {
         let query =
             sqlx::query(REPLACE).bind(&columns.ids).bind(self.clock.now().as_i64()).bind(self.receipt_events);
-        let row = self.row("replace", query).await;
+        let row = self.row("supersede", query).await;
         let replaced = row.and_then(|row| self.read_row(count(&row, "superseded")));
         replaced.unwrap_or_else(|failure| {
             warn!(error = %failure.to_error(), "what a group supersedes is not marked yet");

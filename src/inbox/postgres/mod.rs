@@ -22,6 +22,7 @@ mod revocations;
 mod schedules;
 mod start;
 mod streams;
+mod unused;
 mod upkeep;
 
 use std::time::Duration;

@@ -55,7 +55,7 @@ const MARK_OWN_IDS: &str = mark_own!("entries.body = any($3::uuid[])");
 /// Only what is there to be read: nobody has read what was replaced or cancelled before.
 const MARK_OWN_UP_TO: &str = mark_own!(concat!("entries.seq <= $3::bigint and ", alive!("entries", "$4")));
 
-/// $1 user, $2 stream, $3 notifications.
+/// $1 user, $2 stream, $3 notifications. Marks of what retention has taken go as new ones come.
 const MARK_SHARED_IDS: &str = r#"
 with found as materialized (
     select entries.seq, entries.body
@@ -81,6 +81,10 @@ marked as (
     order by found.seq
     on conflict do nothing
     returning seq
+),
+fallen as (
+    delete from reads using streams
+    where reads.user_id = $1 and reads.stream = $2 and streams.name = $2 and reads.seq <= streams.floor_seq
 )
 select array_agg(found.body order by found.seq) as ids, count(*) as marked
 from found join marked on marked.seq = found.seq

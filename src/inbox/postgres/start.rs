@@ -19,7 +19,7 @@ select coalesce(stream.epoch, store.epoch) as epoch,
     coalesce(stream.floor_seq, 0) as floor,
     store.version_base + case when stream.id is null then store.erased_seq else 0 end as version_base,
     coalesce(user_state.reads, 0) as reads,
-    own.epoch as cursor_epoch, own.acked_seq as cursor_acked,
+    own.epoch as cursor_epoch, own.acked_seq as cursor_acked, own.used_at as cursor_used,
     device.last_used, device.others, waiting.unread + shared.unread as unread, waiting.lowest
 from unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $7::bigint[], $8::bigint[])
     with ordinality as asked (user_id, device, stream, is_own, resume_epoch, resume_seq, place)
@@ -116,20 +116,24 @@ where devices.user_id = used.user_id and devices.device = used.device
     and devices.last_used < $3
 "#;
 
-/// A cursor that is there stays, unless it is the very one to be replaced. With the first cursor in a shared
-/// stream its user begins to follow it.
-const PLACE: &str = r#"
+/// With the first cursor in a shared stream its user begins to follow it. $6 now.
+macro_rules! place {
+    ($conflict:literal) => {
+        concat!(
+            r#"
 with asked as materialized (
     select *
     from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
         as asked (user_id, device, stream, epoch, start_seq)
 ),
 placed as (
-    insert into cursors (user_id, device, stream, epoch, start_seq, acked_seq)
-    select user_id, device, stream, epoch, start_seq, start_seq
+    insert into cursors as stored (user_id, device, stream, epoch, start_seq, acked_seq, used_at)
+    select user_id, device, stream, epoch, start_seq, start_seq, $6
     from asked
     order by user_id collate "C", device collate "C", stream collate "C"
-    on conflict (user_id, device, stream) do nothing
+    on conflict (user_id, device, stream) "#,
+            $conflict,
+            r#"
 )
 insert into follows (user_id, stream, epoch, start_seq)
 select user_id, stream, min(epoch), min(start_seq)
@@ -138,15 +142,24 @@ where stream not like 'user:%'
 group by user_id, stream
 order by user_id collate "C", stream collate "C"
 on conflict (user_id, stream) do nothing
-"#;
+"#
+        )
+    };
+}
 
+/// A cursor that is there stays, unless it is the very one to be replaced.
+const PLACE: &str = place!("do nothing");
+
+const KEEP: &str = place!("do update set used_at = excluded.used_at where stored.used_at < excluded.used_at");
+
+/// The same, and $7 and $8 the epochs and seqs of those that are replaced.
 const REPLACE: &str = r#"
 update cursors
-set epoch = stale.epoch, start_seq = stale.start_seq, acked_seq = stale.start_seq
+set epoch = stale.epoch, start_seq = stale.start_seq, acked_seq = stale.start_seq, used_at = $6
 from (
     select stored.user_id, stored.device, stored.stream, asked.epoch, asked.start_seq,
         asked.old_epoch, asked.old_acked
-    from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+    from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $7::bigint[], $8::bigint[])
         as asked (user_id, device, stream, epoch, start_seq, old_epoch, old_acked)
     join cursors as stored
         on stored.user_id = asked.user_id and stored.device = asked.device
@@ -217,14 +230,19 @@ impl Starts for PostgresInbox {
         self.written("touch_devices", query).await.map(drop)
     }
 
-    async fn place(&self, cursors: &[Placing]) -> Result<(), Failure> {
+    async fn keep(&self, cursors: &[Placing], now: UnixMillis) -> Result<(), Failure> {
+        let cursors: Vec<&Placing> = cursors.iter().collect();
+        self.write_cursors("keep", KEEP, &cursors, now).await
+    }
+
+    async fn place(&self, cursors: &[Placing], now: UnixMillis) -> Result<(), Failure> {
         let (new, stale): (Vec<&Placing>, Vec<&Placing>) =
             cursors.iter().partition(|cursor| cursor.replaces.is_none());
         if !new.is_empty() {
-            self.write_cursors("place", PLACE, &new).await?;
+            self.write_cursors("place", PLACE, &new, now).await?;
         }
         if !stale.is_empty() {
-            self.write_cursors("replace", REPLACE, &stale).await?;
+            self.write_cursors("replace", REPLACE, &stale, now).await?;
         }
         Ok(())
     }
@@ -236,6 +254,7 @@ impl PostgresInbox {
         call: &'static str,
         statement: &'static str,
         cursors: &[&Placing],
+        now: UnixMillis,
     ) -> Result<(), Failure> {
         let users: Vec<&str> = cursors.iter().map(|cursor| cursor.user.as_str()).collect();
         let devices: Vec<&str> = cursors.iter().map(|cursor| cursor.device.as_str()).collect();
@@ -248,8 +267,13 @@ impl PostgresInbox {
             .map(|(epoch, acked)| (i64::from(epoch.0), acked.as_i64()))
             .collect();
         let (old_epochs, old_acked): (Vec<i64>, Vec<i64>) = replaced.into_iter().unzip();
-        let mut query =
-            sqlx::query(statement).bind(&users).bind(&devices).bind(&streams).bind(&epochs).bind(&starts);
+        let mut query = sqlx::query(statement)
+            .bind(&users)
+            .bind(&devices)
+            .bind(&streams)
+            .bind(&epochs)
+            .bind(&starts)
+            .bind(now.as_i64());
         if !old_epochs.is_empty() {
             query = query.bind(&old_epochs).bind(&old_acked);
         }
@@ -260,6 +284,7 @@ impl PostgresInbox {
 fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
     let cursor_epoch: Option<i64> = row.try_get("cursor_epoch")?;
     let cursor_acked: Option<i64> = row.try_get("cursor_acked")?;
+    let cursor_used: Option<i64> = row.try_get("cursor_used")?;
     let last_used: Option<i64> = row.try_get("last_used")?;
     let lowest: Option<i64> = row.try_get("lowest")?;
     Ok(Found {
@@ -267,6 +292,7 @@ fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
         head: Seq::from_i64(row.try_get("head")?),
         floor: Seq::from_i64(row.try_get("floor")?),
         cursor: cursor_epoch.zip(cursor_acked).map(|(epoch, acked)| (epoch_of(epoch), Seq::from_i64(acked))),
+        cursor_used: cursor_used.map(UnixMillis::from_i64),
         last_used: last_used.map(UnixMillis::from_i64),
         others: u32::try_from(row.try_get::<i64, _>("others")?).unwrap_or(u32::MAX),
         unread: count(row, "unread")?,

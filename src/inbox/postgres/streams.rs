@@ -62,7 +62,7 @@ order by asked.place
 
 /// The rows are locked in order first; after a wait the server looks at them anew.
 const COMMIT: &str = r#"
-update cursors set acked_seq = further.acked
+update cursors set acked_seq = further.acked, used_at = $6
 from (
     select stored.user_id, stored.device, stored.stream, asked.epoch, asked.acked
     from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
@@ -121,7 +121,13 @@ impl PostgresInbox {
         let streams: Vec<String> = cursors.iter().map(|cursor| cursor.stream.to_string()).collect();
         let epochs: Vec<i64> = cursors.iter().map(|cursor| i64::from(cursor.epoch.0)).collect();
         let acked: Vec<i64> = cursors.iter().map(|cursor| cursor.acked.as_i64()).collect();
-        let query = sqlx::query(COMMIT).bind(&users).bind(&devices).bind(&streams).bind(&epochs).bind(&acked);
+        let query = sqlx::query(COMMIT)
+            .bind(&users)
+            .bind(&devices)
+            .bind(&streams)
+            .bind(&epochs)
+            .bind(&acked)
+            .bind(self.clock.now().as_i64());
         self.written("commit", query).await.map(drop)
     }
 }

@@ -8,7 +8,7 @@ use super::{PostgresInbox, count, parsed, time};
 use crate::domain::{DeviceId, Stream, UnixMillis, UserId};
 use crate::inbox::failure::Failure;
 use crate::inbox::start::Starts;
-use crate::inbox::{Erased, InboxError, OutOfDate, Upkeep, cursors};
+use crate::inbox::{CursorKey, Erased, InboxError, OutOfDate, Unused, Upkeep, cursors};
 
 /// What an append needs before it can write: the locks of its tables, in its order, and a server that takes writes (a
 /// standby or a read-only one refuses). It changes no row, and one autocommit statement holds its locks for no longer.
@@ -43,7 +43,7 @@ delete from idempotency where ctid = any(array(
 ))
 "#;
 
-/// What nobody looked at by then, as looking was switched off.
+/// What nobody looks at, as looking was switched off.
 const SWEEP_DUE: &str = r#"
 delete from due where ctid = any(array(
     select ctid from due where at < $1
@@ -191,7 +191,7 @@ impl PostgresInbox {
 
     async fn sweep_all(&self, before: &OutOfDate, limit: u32) -> Result<u64, Failure> {
         let keys = self.sweep_kind(SWEEP_KEYS, before.keys, limit).await?;
-        let due = self.sweep_kind(SWEEP_DUE, before.keys, limit).await?;
+        let due = self.sweep_kind(SWEEP_DUE, before.due, limit).await?;
         let entries = self.sweep_kind(SWEEP_ENTRIES, before.expired, limit).await?;
         let bodies = self.sweep_kind(SWEEP_BODIES, before.expired, limit).await?;
         let devices = self.sweep_devices(before.devices, limit).await?;
@@ -280,6 +280,21 @@ impl Upkeep for PostgresInbox {
     async fn used(&self, devices: &[(UserId, DeviceId)], now: UnixMillis) -> Result<(), InboxError> {
         let touched = self.touch_devices(devices, now).await;
         touched.map_err(|failure| failure.to_error())
+    }
+
+    async fn used_cursors(&self, cursors: &[CursorKey], now: UnixMillis) -> Result<(), InboxError> {
+        let touched = self.touch_cursors(cursors, now).await;
+        touched.map_err(|failure| failure.to_error())
+    }
+
+    async fn remove_unused_cursors(
+        &self,
+        after: Option<&CursorKey>,
+        before: UnixMillis,
+        limit: u32,
+    ) -> Result<Unused, InboxError> {
+        let removed = self.remove_unused(after, before, limit).await;
+        removed.map_err(|failure| failure.to_error())
     }
 
     async fn erase(&self, user: &UserId) -> Result<Erased, InboxError> {

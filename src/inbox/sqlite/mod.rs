@@ -28,6 +28,7 @@ mod start;
 mod streams;
 mod tell;
 mod unread;
+mod unused;
 mod upkeep;
 
 use std::time::Duration;

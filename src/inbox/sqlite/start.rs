@@ -21,7 +21,7 @@ const FIND: &str = concat!(
         left join streams on streams.name = ?3
     ),
     own as materialized (
-        select epoch, acked_seq from cursors where user_id = ?1 and device = ?2 and stream = ?3
+        select epoch, acked_seq, used_at from cursors where user_id = ?1 and device = ?2 and stream = ?3
     ),
     anywhere as materialized (
         -- A cursor that stands where it started has acknowledged nothing.
@@ -68,7 +68,7 @@ const FIND: &str = concat!(
         )
     )
     select standing.epoch, standing.head, standing.floor, standing.version_base,
-        own.epoch as cursor_epoch, own.acked_seq as cursor_acked,
+        own.epoch as cursor_epoch, own.acked_seq as cursor_acked, own.used_at as cursor_used,
         (select last_used from devices where user_id = ?1 and device = ?2) as last_used,
         (select count(*) from devices where user_id = ?1 and device <> ?2) as others,
         waiting.unread + shared.unread as unread, waiting.lowest,
@@ -97,18 +97,27 @@ const TOUCH_DEVICE: &str =
     "update devices set last_used = ?3 where user_id = ?1 and device = ?2 and last_used < ?3";
 
 /// A cursor that is there stays, unless it is the very one to be replaced. Rows: [user, device,
-/// stream, epoch, start, replaced epoch, replaced acked].
+/// stream, epoch, start, replaced epoch, replaced acked]; ?2 now.
 const PLACE: &str = r#"
-insert into cursors (user_id, device, stream, epoch, start_seq, acked_seq)
-select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 4
+insert into cursors (user_id, device, stream, epoch, start_seq, acked_seq, used_at)
+select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 4, ?2
 from json_each(?1)
 where value ->> 5 is null
 on conflict do nothing
 "#;
 
+/// The same, but one that is there was used now.
+const KEEP: &str = r#"
+insert into cursors (user_id, device, stream, epoch, start_seq, acked_seq, used_at)
+select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 4, ?2
+from json_each(?1)
+where true
+on conflict do update set used_at = excluded.used_at where used_at < excluded.used_at
+"#;
+
 const REPLACE: &str = r#"
 update cursors
-set epoch = asked.value ->> 3, start_seq = asked.value ->> 4, acked_seq = asked.value ->> 4
+set epoch = asked.value ->> 3, start_seq = asked.value ->> 4, acked_seq = asked.value ->> 4, used_at = ?2
 from json_each(?1) as asked
 where user_id = asked.value ->> 0 and device = asked.value ->> 1 and stream = asked.value ->> 2
     and epoch = asked.value ->> 5 and acked_seq = asked.value ->> 6
@@ -195,7 +204,23 @@ impl Starts for SqliteInbox {
         self.calls.within("touch_devices", work).await
     }
 
-    async fn place(&self, cursors: &[Placing]) -> Result<(), Failure> {
+    async fn keep(&self, cursors: &[Placing], now: UnixMillis) -> Result<(), Failure> {
+        self.write_cursors("keep", &[KEEP], cursors, now).await
+    }
+
+    async fn place(&self, cursors: &[Placing], now: UnixMillis) -> Result<(), Failure> {
+        self.write_cursors("place", &[PLACE, REPLACE], cursors, now).await
+    }
+}
+
+impl SqliteInbox {
+    async fn write_cursors(
+        &self,
+        call: &'static str,
+        statements: &[&'static str],
+        cursors: &[Placing],
+        now: UnixMillis,
+    ) -> Result<(), Failure> {
         let asked = cursors.iter().map(|cursor| {
             (
                 &cursor.user,
@@ -210,22 +235,27 @@ impl Starts for SqliteInbox {
         let asked = rows(asked.collect());
         let work = async {
             let mut transaction = self.write().await?;
-            for statement in [PLACE, REPLACE, FOLLOW] {
-                sqlx::query(statement)
-                    .bind(&asked)
-                    .execute(&mut *transaction)
-                    .await
-                    .map_err(|error| self.failure(error))?;
-            }
-            self.commit(transaction).await
+            let done = async {
+                for statement in statements {
+                    sqlx::query(*statement)
+                        .bind(&asked)
+                        .bind(now.as_i64())
+                        .execute(&mut *transaction)
+                        .await?;
+                }
+                sqlx::query(FOLLOW).bind(&asked).execute(&mut *transaction).await.map(drop)
+            };
+            let done = done.await;
+            self.finish(transaction, done).await
         };
-        self.calls.within("place", work).await
+        self.calls.within(call, work).await
     }
 }
 
 fn found_in(row: &SqliteRow) -> Result<Found, sqlx::Error> {
     let cursor_epoch: Option<i64> = row.try_get("cursor_epoch")?;
     let cursor_acked: Option<i64> = row.try_get("cursor_acked")?;
+    let cursor_used: Option<i64> = row.try_get("cursor_used")?;
     let last_used: Option<i64> = row.try_get("last_used")?;
     let lowest: Option<i64> = row.try_get("lowest")?;
     Ok(Found {
@@ -233,6 +263,7 @@ fn found_in(row: &SqliteRow) -> Result<Found, sqlx::Error> {
         head: Seq::from_i64(row.try_get("head")?),
         floor: Seq::from_i64(row.try_get("floor")?),
         cursor: cursor_epoch.zip(cursor_acked).map(|(epoch, acked)| (epoch_of(epoch), Seq::from_i64(acked))),
+        cursor_used: cursor_used.map(UnixMillis::from_i64),
         last_used: last_used.map(UnixMillis::from_i64),
         others: u32::try_from(row.try_get::<i64, _>("others")?).unwrap_or(u32::MAX),
         unread: count_of(row.try_get("unread")?),

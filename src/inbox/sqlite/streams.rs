@@ -48,9 +48,9 @@ left join user_state on user_state.user_id = asked.value ->> 1
 order by asked.key
 "#;
 
-/// Rows: [user, device, stream, epoch, acked].
+/// Rows: [user, device, stream, epoch, acked]; ?2 now.
 const COMMIT: &str = r#"
-update cursors set acked_seq = asked.value ->> 4
+update cursors set acked_seq = asked.value ->> 4, used_at = ?2
 from json_each(?1) as asked
 where user_id = asked.value ->> 0 and device = asked.value ->> 1 and stream = asked.value ->> 2
     and epoch = asked.value ->> 3 and acked_seq < asked.value ->> 4
@@ -102,6 +102,7 @@ impl SqliteInbox {
             let mut transaction = self.write().await?;
             sqlx::query(COMMIT)
                 .bind(asked)
+                .bind(self.clock.now().as_i64())
                 .execute(&mut *transaction)
                 .await
                 .map_err(|error| self.failure(error))?;

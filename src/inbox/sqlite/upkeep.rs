@@ -7,7 +7,7 @@ use super::retention::AT_ONCE;
 use super::{SqliteInbox, rows};
 use crate::domain::{DeviceId, Stream, UnixMillis, UserId};
 use crate::inbox::failure::Failure;
-use crate::inbox::{Erased, InboxError, OutOfDate, Upkeep, cursors};
+use crate::inbox::{CursorKey, Erased, InboxError, OutOfDate, Unused, Upkeep, cursors};
 
 /// Writes, so that a full disk or a read-only file is noticed, and whoever holds the one write lock that appends need.
 const CHECK: &str = "update store set epoch = epoch";
@@ -33,7 +33,7 @@ delete from idempotency where (publisher, key) in (
 )
 "#;
 
-/// What nobody looked at by then, as looking was switched off.
+/// What nobody looks at, as looking was switched off.
 const SWEEP_DUE: &str = r#"
 delete from due where body in (
     select body from due where at < ?1 order by at limit ?2 + 0
@@ -155,7 +155,7 @@ impl SqliteInbox {
     async fn sweep_all(&self, before: &OutOfDate, limit: u32) -> Result<u64, Failure> {
         let kinds = [
             (SWEEP_KEYS, before.keys),
-            (SWEEP_DUE, before.keys),
+            (SWEEP_DUE, before.due),
             (SWEEP_ENTRIES, before.expired),
             (SWEEP_BODIES, before.expired),
             (SWEEP_REVOCATIONS, before.revocations),
@@ -307,6 +307,21 @@ impl Upkeep for SqliteInbox {
         let query = sqlx::query(USED).bind(rows(devices.iter().collect())).bind(now.as_i64());
         let used = self.write_one("used", query).await;
         used.map(drop).map_err(|failure| failure.to_error())
+    }
+
+    async fn used_cursors(&self, cursors: &[CursorKey], now: UnixMillis) -> Result<(), InboxError> {
+        let touched = self.touch_cursors(cursors, now).await;
+        touched.map_err(|failure| failure.to_error())
+    }
+
+    async fn remove_unused_cursors(
+        &self,
+        after: Option<&CursorKey>,
+        before: UnixMillis,
+        limit: u32,
+    ) -> Result<Unused, InboxError> {
+        let removed = self.remove_unused(after, before, limit).await;
+        removed.map_err(|failure| failure.to_error())
     }
 
     async fn erase(&self, user: &UserId) -> Result<Erased, InboxError> {

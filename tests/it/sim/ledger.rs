@@ -161,6 +161,8 @@ pub struct Ledger {
     pub open: BTreeMap<usize, BTreeMap<Stream, UnixMillis>>,
     /// What publishers were told is accepted, in which life.
     pub accepted: BTreeMap<NotificationId, Epoch>,
+    /// Devices, and cursors, that were noted as used, and when.
+    pub used: Vec<(String, UnixMillis)>,
     /// How far clocks may be apart: so much earlier an entry may count as expired.
     pub margin: Duration,
 }
@@ -177,6 +179,7 @@ impl Ledger {
             follows: BTreeMap::new(),
             open: BTreeMap::new(),
             accepted: BTreeMap::new(),
+            used: Vec::new(),
             margin,
         }
     }

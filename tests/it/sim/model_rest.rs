@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use fanfare::domain::revocation::{Revocation, Revoked};
 use fanfare::domain::{DeviceId, NotificationId, Stream, UnixMillis, UserId};
 use fanfare::inbox::{
-    DueSchedule, Erased, FirstAnswer, InboxError, OutOfDate, Outbox, OutboxEvent, PresenceChange,
-    RevocationStore, Schedule, Scheduled, Schedules, StoredRevocations, Upkeep,
+    CursorKey, DueSchedule, Erased, FirstAnswer, InboxError, OutOfDate, Outbox, OutboxEvent, PresenceChange,
+    RevocationStore, Schedule, Scheduled, Schedules, StoredRevocations, Unused, Upkeep,
 };
 
 use super::ledger::{Later, Ledger};
@@ -112,8 +112,30 @@ impl Upkeep for ModelInbox {
         unimplemented!("no device is removed here")
     }
 
-    async fn used(&self, _: &[(UserId, DeviceId)], _: UnixMillis) -> Result<(), InboxError> {
-        Ok(())
+    async fn used(&self, devices: &[(UserId, DeviceId)], now: UnixMillis) -> Result<(), InboxError> {
+        let devices = devices.to_vec();
+        self.call(move |_, ledger, _| {
+            ledger.used.extend(devices.iter().map(|(user, device)| (format!("{user}/{device}"), now)));
+        })
+        .await
+    }
+
+    async fn used_cursors(&self, cursors: &[CursorKey], now: UnixMillis) -> Result<(), InboxError> {
+        let cursors = cursors.to_vec();
+        self.call(move |_, ledger, _| {
+            let named = |(user, device, stream): &CursorKey| (format!("{user}/{device}/{stream}"), now);
+            ledger.used.extend(cursors.iter().map(named));
+        })
+        .await
+    }
+
+    async fn remove_unused_cursors(
+        &self,
+        _: Option<&CursorKey>,
+        _: UnixMillis,
+        _: u32,
+    ) -> Result<Unused, InboxError> {
+        unimplemented!("no cursor is old here")
     }
 
     async fn erase(&self, _: &UserId) -> Result<Erased, InboxError> {

@@ -185,3 +185,25 @@ async fn a_connection_that_waits_for_its_turn_in_a_drain_is_served() {
     drain.await.expect("it ends");
     assert_eq!(last.code(), Some(CloseCode::Draining));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_stays_connected_is_noted_as_used_after_a_day_with_what_it_follows() {
+    let house = House::open(Plan::CALM, 1).await;
+    let guest = |user| Guest { topics: vec!["news"], ..Guest::of(user).with("phone") };
+    let [stays, leaves] = [house.comes(0, guest("alice")).await, house.comes(0, guest("bob")).await];
+    stays.says(r#"{"type": "subscribe", "id": 1, "topic": "sports"}"#);
+    stays.says(r#"{"type": "unsubscribe", "id": 2, "topic": "news"}"#);
+    let began = house.nodes[0].clock.now();
+    let day = 24 * 60 * MINUTE;
+    sleep(day / 2).await;
+    leaves.leave();
+    sleep(day / 2 + 2 * MINUTE).await;
+    let used = house.shared.store.lock().used.clone();
+    let mut names: Vec<&str> = used.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["alice/phone", "alice/phone/topic:sports"]);
+    for (name, at) in &used {
+        let late = at.since(began).as_millis() % day.as_millis();
+        assert!(late <= 2 * MINUTE.as_millis(), "{name} was noted {late} ms late");
+    }
+}

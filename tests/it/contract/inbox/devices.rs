@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use fanfare::domain::{Epoch, Seq, Stream, UnixMillis};
-use fanfare::inbox::{InboxError, Open, OutOfDate};
+use fanfare::domain::{Epoch, Seq, Stream, TopicName, UnixMillis};
+use fanfare::inbox::{Cursor, InboxError, Mark, Marked, Open, OutOfDate};
 
 use super::cases;
 use super::store::*;
@@ -16,6 +16,8 @@ cases!(
     idle_devices_are_forgotten_with_their_cursors,
     a_device_that_is_in_use_does_not_look_idle,
     idle_devices_are_forgotten_in_batches,
+    cursors_of_topics_that_were_left_long_ago_go,
+    with_the_last_cursor_of_a_topic_its_marks_go,
 );
 
 const IDLE: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -135,4 +137,82 @@ async fn idle_devices_are_forgotten_in_batches(store: &Store) {
     for number in 0..5 {
         assert!(!remove(store, &format!("user-{number}"), "web").await);
     }
+}
+
+fn topic(name: &str) -> Stream {
+    Stream::Topic(TopicName::new(name).expect("a topic"))
+}
+
+/// Where a device begins in a topic now.
+async fn follow(store: &Store, name: &str, on: &str, of: &str) -> Seq {
+    let open = Open { stream: topic(of), ..opening(name, Some(on)) };
+    store.open_one(open).await.expect("it opens").position
+}
+
+/// Removes cursors of topics that were not used for [`IDLE`], `limit` looked at at a time; answers how many went.
+async fn remove_unused(store: &Store, limit: u32) -> u64 {
+    let before = UnixMillis(store.now().0 - u64::try_from(IDLE.as_millis()).expect("90 days"));
+    let (mut removed, mut at) = (0, None);
+    loop {
+        let looked = store.inbox.remove_unused_cursors(at.as_ref(), before, limit).await.expect("looked at");
+        removed += looked.removed;
+        at = looked.next;
+        if at.is_none() {
+            return removed;
+        }
+    }
+}
+
+async fn cursors_of_topics_that_were_left_long_ago_go(store: &Store) {
+    let epoch = store.attach("alice", "web").await.epoch;
+    let of = ["left", "followed", "acked", "noted"];
+    for of in of {
+        assert_eq!(follow(store, "alice", "web", of).await, Seq(0));
+        store.fill(&topic(of), 2).await;
+    }
+    follow_everyone(store, "alice", "web").await;
+    store.pass(IDLE);
+    assert_eq!(follow(store, "alice", "web", "followed").await, Seq(0), "it is where it was");
+    let key = |of| (user("alice"), device("web"), topic(of));
+    let (user, device, stream) = key("acked");
+    let acked = Cursor { user, device, stream, epoch, acked: Seq(1) };
+    store.inbox.commit(vec![acked]).await.expect("kept");
+    // Of what is not there nothing is made, and a time never goes back.
+    store.inbox.used_cursors(&[key("noted"), key("unknown")], store.now()).await.expect("noted");
+    store.inbox.used_cursors(&[key("noted")], START).await.expect("noted");
+    assert_eq!(remove_unused(store, 100).await, 0, "not yet");
+    store.pass(Duration::from_millis(1));
+    assert_eq!(remove_unused(store, 2).await, 1);
+    assert_eq!(remove_unused(store, 100).await, 0);
+    let mut begins = Vec::new();
+    for of in of {
+        begins.push(follow(store, "alice", "web", of).await.0);
+    }
+    assert_eq!(begins, [2, 0, 1, 0], "who left it begins at the head, like anybody new");
+    assert_eq!(follow(store, "alice", "web", "unknown").await, Seq(0));
+}
+
+/// Two devices lose it in one statement.
+async fn with_the_last_cursor_of_a_topic_its_marks_go(store: &Store) {
+    for on in ["web", "phone", "desk"] {
+        store.attach("alice", on).await;
+        follow(store, "alice", on, "left").await;
+    }
+    store.fill(&topic("left"), 3).await;
+    let mark = Mark { stream: topic("left"), marked: Marked::UpTo(Seq(2)) };
+    store.inbox.mark_read(&user("alice"), &mark, store.now()).await.expect("marked");
+    let unread = async || {
+        let open = Open { stream: topic("left"), ..opening("alice", None) };
+        store.open_one(open).await.expect("it opens").unread
+    };
+    assert_eq!(unread().await, 1);
+    store.pass(IDLE);
+    follow(store, "alice", "desk", "left").await;
+    store.pass(Duration::from_millis(1));
+    assert_eq!(remove_unused(store, 100).await, 2);
+    assert_eq!(unread().await, 1, "there is the desk");
+    follow(store, "alice", "phone", "left").await;
+    store.pass(IDLE + Duration::from_millis(1));
+    assert_eq!(remove_unused(store, 100).await, 2);
+    assert_eq!(unread().await, 0, "nobody follows it: it would begin at the head");
 }

@@ -353,8 +353,8 @@ async fn what_expired_before_it_was_due_is_told_as_undelivered(store: &Store) {
 async fn what_is_due_and_not_looked_at_for_long_is_swept(store: &Store) {
     publish(store, item(&own("alice"))).await;
     store.pass(UNDELIVERED_AFTER);
-    let sweep = async |keys| {
-        let before = OutOfDate { keys, ..out_of_date(UnixMillis(0), UnixMillis(0)) };
+    let sweep = async |due| {
+        let before = OutOfDate { due, ..out_of_date(UnixMillis(0), UnixMillis(0)) };
         store.inbox.sweep(&before, 10).await.expect("swept")
     };
     assert_eq!(sweep(store.now()).await, 0, "it is due just now");

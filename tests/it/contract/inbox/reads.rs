@@ -30,6 +30,7 @@ cases!(
     the_inbox_shows_what_is_unread_alone,
     the_inbox_of_a_shared_stream_knows_what_this_user_read,
     a_new_epoch_takes_nothing_back_but_places,
+    marks_of_what_retention_took_go_with_the_next,
 );
 
 fn news() -> Stream {
@@ -447,4 +448,22 @@ async fn a_new_epoch_takes_nothing_back_but_places(store: &Store) {
     let again = store.attach("alice", "web").await;
     assert_eq!((again.epoch, again.position, again.gap_from), (known[3], Seq(0), Some(Seq(3))));
     assert_eq!((again.unread, again.version), (3, version + 1));
+}
+
+async fn marks_of_what_retention_took_go_with_the_next(store: &Store) {
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        let item = item(&Stream::Everyone);
+        ids.push(item.notification.id);
+        places(store.append_one(item).await);
+    }
+    let mark = async |ids: &[NotificationId]| {
+        let mark = Mark { stream: Stream::Everyone, marked: Marked::Ids(ids.to_vec()) };
+        store.inbox.mark_read(&user("alice"), &mark, store.now()).await.expect("marked");
+    };
+    mark(&ids[..3]).await;
+    store.retain_after(&Stream::Everyone, 2).await;
+    mark(&ids[3..]).await;
+    let erased = store.inbox.erase(&user("alice")).await.expect("erased");
+    assert_eq!(erased.reads, 2, "of the third and the fourth");
 }

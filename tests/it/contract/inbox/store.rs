@@ -272,7 +272,7 @@ pub fn json_of(entry: &Entry) -> &[u8] {
 
 /// What to sweep: what expired before `expired`, and keys from before `keys`; no devices.
 pub fn out_of_date(expired: UnixMillis, keys: UnixMillis) -> OutOfDate {
-    OutOfDate { keys, expired, devices: UnixMillis(0), revocations: UnixMillis(0) }
+    OutOfDate { keys, due: keys, expired, devices: UnixMillis(0), revocations: UnixMillis(0) }
 }
 
 /// The ids of all events with this routing key that wait; claims them for no time.
