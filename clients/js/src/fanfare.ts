@@ -235,7 +235,7 @@ export class Fanfare<Data = unknown> {
   }
 
   #unlead(): void {
-    this.#leader?.connection.stop();
+    this.#leader?.stop();
     this.#leader = undefined;
   }
 

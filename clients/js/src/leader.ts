@@ -56,8 +56,7 @@ export class Leader {
       hello: (renew) => this.#hello(renew),
       onFrame: (frame) => this.#frame(frame),
       onState: (state) => {
-        this.#timers.forEach((timer) => seams.clock.clearTimeout(timer));
-        this.#timers.clear();
+        this.#clear();
         seams.onState(state);
       },
     });
@@ -93,6 +92,11 @@ export class Leader {
     }
     onMoved();
   };
+
+  stop(): void {
+    this.#clear();
+    this.connection.stop();
+  }
 
   /** Topics are not among it: one that the token does not allow would have the whole hello refused. */
   async #hello(renew: boolean): Promise<ClientFrame> {
@@ -176,6 +180,11 @@ export class Leader {
       run();
     };
     this.#timers.set(run, this.#seams.clock.setTimeout(due, ms));
+  }
+
+  #clear(): void {
+    for (const timer of this.#timers.values()) this.#seams.clock.clearTimeout(timer);
+    this.#timers.clear();
   }
 
   #ask(frame: ClientFrame, stream: string): boolean {

@@ -12,7 +12,7 @@ import { after } from "node:test";
 import WebSocket from "ws";
 
 import { Fanfare } from "../../dist/index.js";
-import { within } from "./waiting.mjs";
+import { until, within } from "./waiting.mjs";
 
 const PROGRAM = process.env.FANFARE;
 if (!PROGRAM) throw new Error("FANFARE must name the program `fanfare`; clients/js/test sees to it");
@@ -40,6 +40,7 @@ export class Server {
     const server = new Server();
     server.#origins = origins;
     after(() => server.#remove());
+    process.on("exit", () => server.#process.kill("SIGKILL"));
     server.port = await freePort();
     await server.restart();
     return server;
@@ -57,7 +58,12 @@ export class Server {
     writeFileSync(config, this.#config());
     const child = spawn(PROGRAM, ["serve", "--config", config], { cwd: this.#folder, env: { PATH: process.env.PATH } });
     this.#process = child;
-    for (const output of [child.stdout, child.stderr]) output.on("data", (text) => (this.#log += text));
+    for (const output of [child.stdout, child.stderr]) {
+      output.on("data", (text) => (this.#log += text));
+      output.unref();
+    }
+    // The hooks at the end of a test file run when nothing holds its process any more.
+    child.unref();
     await within(this.#ready(child), "the node is ready", () => this.#log);
   }
 
@@ -111,6 +117,13 @@ export class Server {
   #post(path, key, body) {
     const headers = { Authorization: `Bearer ${key}`, "Content-Type": "application/json" };
     return fetch(`${this.url}${path}`, { method: "POST", headers, body: JSON.stringify(body) });
+  }
+
+  /** Waits until a device has acknowledged the notification. */
+  delivered(id) {
+    const headers = { Authorization: `Bearer ${this.#key}` };
+    const ask = async () => (await fetch(`${this.url}/v1/notifications/${id}`, { headers })).json();
+    return until(async () => (await ask()).counts.delivered === 1, `${id} is acknowledged`);
   }
 
   /** What the node knows of a user's connections. */
