@@ -10,7 +10,7 @@ import { Kept } from "./kept.js";
 import { Leader } from "./leader.js";
 import { loop } from "./loop.js";
 import { backoffMs } from "./protocol.js";
-import type { Count, ReadMark, ServerFrame, StreamStart } from "./protocol.js";
+import type { Count, ReadMark, ServerFrame } from "./protocol.js";
 import { Session } from "./session.js";
 import { fetcher, onWake, siteLocks, siteStore, socketClass, systemClock } from "./surroundings.js";
 import type { Clock, SocketClass, Store } from "./surroundings.js";
@@ -54,8 +54,8 @@ export interface Events<Data = unknown> {
   gap: { stream: string; from?: number; to: number };
   /** Something was read, on this device or another. */
   read: ReadMark;
-  /** A topic is followed. */
-  subscribed: StreamStart;
+  /** A topic is followed: `stream` is `topic:<name>`. */
+  subscribed: { stream: string };
   error: FanfareError;
 }
 
@@ -116,7 +116,7 @@ export class Fanfare<Data = unknown> {
 
   /** Follows a topic: the event `subscribed` says when, the event `error` if it is refused. */
   subscribe(topic: string, { since }: { since?: number } = {}): void {
-    this.#session.wanted.set(topic, since);
+    this.#session.want(topic, since);
     this.#wish();
   }
 

@@ -34,6 +34,13 @@ export class Session {
     this.deliveries = new Deliveries({ ...seams, emitter: this.emitter });
   }
 
+  want(topic: string, since?: number): void {
+    this.wanted.set(topic, since);
+    const stream = streamOf(topic);
+    // Another tab wanted it before.
+    if (this.streams.epoch(stream)) this.emitter.emit("subscribed", { stream });
+  }
+
   topics(): Set<string> {
     return new Set([...this.wanted.keys(), ...[...this.elsewhere.values()].flat()]);
   }
