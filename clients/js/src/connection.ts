@@ -47,6 +47,8 @@ export class Connection {
   #silenceMs = 0;
   #deadline = 0;
   #timer: unknown;
+  /** Rises whenever what is under way is abandoned, so that what comes late finds out. */
+  #turn = 0;
 
   constructor(seams: Seams) {
     this.#seams = seams;
@@ -56,32 +58,31 @@ export class Connection {
   async connect(): Promise<void> {
     const { hello, transport, onState } = this.#seams;
     this.stop();
+    const turn = this.#turn;
+    const current = () => turn === this.#turn;
     onState({ name: "connecting" });
-    // Holds the place of the link, so that what comes late finds out that it is late.
-    const place = (this.#link = { send() {}, close() {} });
-    let current: Link = place;
     this.#silenceMs = WELCOME_MS;
     this.#heard();
     this.#watch();
     try {
       const first = await hello(this.#renew > 0);
-      if (this.#link !== place) return;
-      this.#link = current = transport(first, {
-        frame: (frame) => this.#link === current && this.#received(frame),
-        closed: (code, reason) => this.#link === current && this.#ended(code, reason),
+      if (!current()) return;
+      this.#link = transport(first, {
+        frame: (frame) => current() && this.#received(frame),
+        closed: (code, reason) => current() && this.#ended(code, reason),
       });
     } catch (error) {
-      if (this.#link === current) this.#ended(1006, String(error));
+      if (current()) this.#ended(1006, String(error));
     }
   }
 
   /** Leaves, and stays away until `connect`. */
   stop(): void {
     this.#seams.clock.clearTimeout(this.#timer);
-    const link = this.#link;
-    this.#link = undefined;
+    this.#turn++;
     this.#live = this.#own = false;
-    link?.close();
+    this.#link?.close();
+    this.#link = undefined;
   }
 
   /** Sends a frame; false if there is no live connection to send it on. */
@@ -106,16 +107,17 @@ export class Connection {
   #received(frame: ServerFrame): void {
     const { type } = frame;
     if (type === "bye") return this.#ended(frame.code, frame.reason, frame.reconnect_after_ms);
+    this.#heard();
     if (type === "welcome") {
       this.#live = true;
       this.#renew = 0;
       this.#since = this.#seams.clock.now();
       this.#silenceMs = frame.heartbeat_ms * HEARTBEATS;
+      this.#heard();
+      this.#watch();
       const { node, connection, degraded } = frame;
       this.#seams.onState({ name: "live", node, connection, degraded });
     }
-    this.#heard();
-    if (type === "welcome") this.#watch();
     if (type === "ping") this.send({ type: "pong" });
     this.#seams.onFrame(frame);
   }

@@ -4,6 +4,7 @@
 import { FanfareError } from "./events.js";
 import type { Emitter } from "./events.js";
 import { backoffMs } from "./protocol.js";
+import { pause } from "./surroundings.js";
 import type { Clock } from "./surroundings.js";
 
 /** Something with a place in a stream (none for what is now or never). */
@@ -76,7 +77,7 @@ export class Deliveries {
         queue.shift();
         attempt = 0;
         handled(item);
-      } else await new Promise<void>((go) => clock.setTimeout(go, PAUSE_MS + backoffMs(attempt++, random)));
+      } else await pause(clock, PAUSE_MS + backoffMs(attempt++, random));
     }
     this.#busy.delete(stream);
   }

@@ -8,17 +8,17 @@ import { Http } from "./http.js";
 import type { Notification, Page, Query } from "./http.js";
 import { Kept } from "./kept.js";
 import { Leader } from "./leader.js";
+import type { LeaderSeams } from "./leader.js";
 import { loop } from "./loop.js";
 import { backoffMs } from "./protocol.js";
 import type { Count, ReadMark, ServerFrame } from "./protocol.js";
 import { Session } from "./session.js";
-import { fetcher, onWake, siteLocks, siteStore, socketClass, systemClock } from "./surroundings.js";
+import { onWake, pause, siteLocks, siteStore, socketClass, systemClock, systemFetch } from "./surroundings.js";
 import type { Clock, SocketClass, Store } from "./surroundings.js";
 import { Tabs } from "./tabs.js";
 import type { Message } from "./tabs.js";
 import { claims, Tokens } from "./token.js";
 import { webSocket } from "./transport.js";
-import type { Transport } from "./transport.js";
 
 export interface Options {
   /** Where Fanfare is: `https://push.example.com`, with a path if a proxy puts it below one. */
@@ -59,6 +59,8 @@ export interface Events<Data = unknown> {
   error: FanfareError;
 }
 
+type Parts = Pick<LeaderSeams, "clock" | "random" | "transport" | "tokens" | "http" | "session">;
+
 export class Fanfare<Data = unknown> {
   readonly state: Observable<State>;
   /** How much is unread in the user's own stream, on whichever device. */
@@ -66,38 +68,41 @@ export class Fanfare<Data = unknown> {
   #state = new Value<State>({ name: "idle" });
   #options: Options;
   #url: string;
-  #clock: Clock;
-  #random: () => number;
+  #parts: Parts;
   #session: Session;
-  #tokens: Tokens;
-  #http: Http;
   #kept: Kept;
-  #transport: Transport;
   #tabs?: Tabs;
   #leader?: Leader;
-  #whose = "";
+  /** User and device; unknown where it is not needed, or the token cannot be read. */
+  #whose?: string;
   #sleep: () => void;
 
   constructor(options: Options) {
-    const { url, token, clock = systemClock, random = Math.random, storage = siteStore(), ack, topics = [] } = options;
-    this.#options = options;
-    this.#clock = clock;
-    this.#random = random;
-    this.#url = url.replace(/\/+$/, "");
-    this.#transport = webSocket(this.#url, options.WebSocket ?? socketClass());
-    this.#tokens = new Tokens(token, clock);
-    this.#http = new Http(this.#url, options.fetch ?? fetcher(), this.#tokens, clock);
-    this.#kept = new Kept(storage, this.#url);
+    const { clock = systemClock, random = Math.random, storage = siteStore(), fetch = systemFetch, ack } = options;
+    const url = options.url.replace(/\/+$/, "");
+    const tokens = new Tokens(options.token, clock);
     const again = ack !== "manual";
-    this.#session = new Session({
+    const session = new Session({
       clock,
       random,
       again,
       handled: ({ stream, epoch, seq }) => again && seq && this.#handled(stream, epoch, seq),
     });
+    this.#parts = {
+      clock,
+      random,
+      transport: webSocket(url, options.WebSocket ?? socketClass()),
+      tokens,
+      http: new Http(url, fetch, tokens, clock),
+      session,
+    };
+    this.#options = options;
+    this.#url = url;
+    this.#session = session;
+    this.#kept = new Kept(storage, url);
     this.state = this.#state;
-    this.unread = this.#session.unread;
-    for (const topic of topics) this.subscribe(topic);
+    this.unread = session.unread;
+    for (const topic of options.topics ?? []) this.subscribe(topic);
     this.#sleep = onWake(() => this.wake());
     this.#start();
   }
@@ -137,17 +142,17 @@ export class Fanfare<Data = unknown> {
       const [stream, id] = typeof one === "string" ? ["user", one] : [one.stream, one.id];
       (streams[stream] ??= []).push(id);
     }
-    for (const [stream, ids] of Object.entries(streams)) this.#count(await this.#http.read({ ids, stream }));
+    for (const [stream, ids] of Object.entries(streams)) this.#count(await this.#parts.http.read({ ids, stream }));
   }
 
   /** Marks everything of a stream up to and with `seq` as read. */
   async markReadUpTo(seq: number, stream = "user"): Promise<void> {
-    this.#count(await this.#http.read({ up_to: seq, stream }));
+    this.#count(await this.#parts.http.read({ up_to: seq, stream }));
   }
 
   /** A page of what there is for the user, newest first. Acknowledges nothing. */
   inbox(query: Query = {}): Promise<Page<Data>> {
-    return this.#http.inbox(query);
+    return this.#parts.http.inbox(query);
   }
 
   /** Connects now, also after it has stopped. */
@@ -181,11 +186,12 @@ export class Fanfare<Data = unknown> {
     // Handlers that are added in the same turn miss nothing. Whose tabs and positions these are is in the token.
     const token = await (locks || this.#options.cursor ? this.#firstToken() : "");
     if (this.#closed) return;
-    this.#whose = `${claims(token).sub}:${this.#options.device}`;
+    const { sub } = claims(token);
+    this.#whose = sub && `${sub}:${this.#options.device}`;
     if (!locks) return this.#lead();
     this.#tabs = new Tabs({
-      clock: this.#clock,
-      locks,
+      clock: this.#parts.clock,
+      lockManager: locks,
       name: `fanfare:${this.#url}:${this.#whose}`,
       onLead: () => this.#lead(),
       onLost: () => {
@@ -198,36 +204,33 @@ export class Fanfare<Data = unknown> {
   }
 
   async #firstToken(): Promise<string> {
+    const { clock, random, tokens } = this.#parts;
     for (let attempt = 0; !this.#closed; attempt++) {
       try {
-        return await this.#tokens.get();
+        return await tokens.get();
       } catch (error) {
-        const delay = backoffMs(attempt, this.#random);
-        this.#state.set({ name: "waiting", code: 1006, reason: String(error), until: this.#clock.now() + delay });
-        await new Promise<void>((go) => this.#clock.setTimeout(go, delay));
+        const delay = backoffMs(attempt, random);
+        this.#state.set({ name: "waiting", code: 1006, reason: String(error), until: clock.now() + delay });
+        await pause(clock, delay);
       }
     }
     return "";
   }
 
   async #lead(): Promise<void> {
-    const { device, storage, cursor } = this.#options;
+    const { device, storage } = this.#options;
+    const whose = this.#options.cursor && this.#whose;
     const streams = this.#session.streams;
     // Without locks two tabs would drive each other away under one name, unless the application sees to it.
-    const own = device === undefined && (this.#tabs || storage) ? await this.#kept.device(this.#random) : device;
-    if (cursor) streams.adopt((await this.#kept.read(this.#whose)) ?? []);
+    const own = device === undefined && (this.#tabs || storage) ? await this.#kept.device() : device;
+    if (whose) streams.adopt((await this.#kept.read(whose)) ?? []);
     if (this.#closed || this.#leader || this.#tabs?.leads === false) return;
     this.#leader = new Leader({
-      clock: this.#clock,
-      random: this.#random,
-      transport: this.#transport,
-      session: this.#session,
-      tokens: this.#tokens,
-      http: this.#http,
+      ...this.#parts,
       device: own ?? undefined,
       onFrame: (frame) => this.#frame(frame),
       onCount: (count) => this.#count(count),
-      onMoved: () => cursor && this.#kept.write(this.#whose, streams.standings()),
+      onMoved: () => whose && this.#kept.keep(whose, streams.standings()),
       onState: (state) => this.#become(state),
     });
     this.#say({ lead: streams.standings() });

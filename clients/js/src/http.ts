@@ -80,7 +80,7 @@ export class Http {
   async #request(path: string, token: string, body?: unknown): Promise<Response> {
     let timer: unknown;
     const late = new Promise<never>((_, reject) => {
-      timer = this.#clock.setTimeout(() => reject("no answer in time"), DEADLINE_MS);
+      timer = this.#clock.setTimeout(() => reject("no answer"), DEADLINE_MS);
     });
     const request = {
       method: body ? "POST" : "GET",

@@ -13,9 +13,9 @@ export class Kept {
   }
 
   /** The name of this device, made once. None where nothing can be kept: it would be another one each time. */
-  async device(random: () => number): Promise<string | undefined> {
+  async device(): Promise<string | undefined> {
     const known = await this.read("device");
-    if (!known) await this.write("device", `js-${random()}`.replace(".", "") + Date.now().toString(36));
+    if (!known) await this.keep("device", `js-${Math.random()}-${Date.now()}`);
     return known ?? this.read("device");
   }
 
@@ -25,7 +25,7 @@ export class Kept {
     } catch {}
   }
 
-  async write(key: string, value: unknown): Promise<void> {
+  async keep(key: string, value: unknown): Promise<void> {
     try {
       await this.#store!.setItem(this.#prefix + key, JSON.stringify(value));
     } catch {}

@@ -11,7 +11,7 @@ import type { Clock } from "./surroundings.js";
 import type { Tokens } from "./token.js";
 import type { Transport } from "./transport.js";
 
-interface Seams {
+export interface LeaderSeams {
   clock: Clock;
   random: () => number;
   transport: Transport;
@@ -39,7 +39,7 @@ const ASKED = Infinity;
 
 export class Leader {
   readonly connection: Connection;
-  #seams: Seams;
+  #seams: LeaderSeams;
   #timers = new Map<unknown, unknown>();
   #id = 0;
   /** The streams that were asked for, by the id of the frame. */
@@ -49,7 +49,7 @@ export class Leader {
   #head = 0;
   #token = "";
 
-  constructor(seams: Seams) {
+  constructor(seams: LeaderSeams) {
     this.#seams = seams;
     this.connection = new Connection({
       ...seams,
@@ -70,7 +70,7 @@ export class Leader {
   /** Follows what the tabs want and leaves the rest. */
   follow = (): void => {
     const { session, device } = this.#seams;
-    const topics = session.topics();
+    const topics = session.allTopics();
     for (const topic of topics) {
       const stream = streamOf(topic);
       // A device goes on at its cursor; without one only we know where we were.
@@ -113,13 +113,14 @@ export class Leader {
   #frame(frame: ServerFrame): void {
     const { type } = frame;
     if (type === "welcome") this.#welcome(frame);
-    if (type === "error" && this.#refused(frame)) return;
+    else if (type === "error" && this.#refused(frame)) return;
     if (type === "subscribed") this.#sent.set(frame.stream, 0);
     if (type === "unsubscribed" && !frame.id) this.#sent.delete(frame.stream);
     if ("id" in frame) this.#requests.delete(frame.id as number);
     this.#seams.onFrame(frame);
     if (type === "welcome") this.follow();
-    if (type === "welcome" || type === "subscribed") this.acknowledge();
+    // What was acknowledged before may not have arrived.
+    this.acknowledge();
     if (type === "refreshed") this.#refreshLater();
     if ((type === "notification" || type === "cancelled") && frame.stream === "user" && frame.seq! > this.#head) {
       this.#later(this.#count, SOON_MS * this.#seams.random());
@@ -140,13 +141,11 @@ export class Leader {
   #refused(frame: ErrorFrame): boolean {
     const { id, retry } = frame;
     const stream = this.#requests.get(id!);
-    if (stream === "") {
-      if (retry) this.#refreshLater();
-    } else if (stream) {
+    if (stream) {
       this.#sent.delete(stream);
       frame.topic = topicOf(stream);
       if (retry) this.#later(this.follow, SOON_MS);
-    }
+    } else if (retry) this.#refreshLater();
     return retry && stream !== undefined;
   }
 

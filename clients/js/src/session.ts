@@ -41,7 +41,7 @@ export class Session {
     if (this.streams.epoch(stream)) this.emitter.emit("subscribed", { stream });
   }
 
-  topics(): Set<string> {
+  allTopics(): Set<string> {
     return new Set([...this.wanted.keys(), ...[...this.elsewhere.values()].flat()]);
   }
 
@@ -56,7 +56,7 @@ export class Session {
       case "unsubscribed":
         streams.forget(frame.stream);
         // Not asked for: a newer token no longer allows it.
-        if (!frame.id) this.#refused("topic_forbidden", "no longer allowed", false, topicOf(frame.stream));
+        if (!frame.id) this.#refused("topic_forbidden", "not allowed", false, topicOf(frame.stream));
         return;
       case "notification": {
         const { stream, seq, read, notification } = frame;

@@ -37,13 +37,16 @@ export const systemClock: Clock = {
 /** The runtime's WebSocket class, or a clear word that there is none. */
 export function socketClass(): SocketClass {
   if (world.WebSocket) return world.WebSocket;
-  throw new Error("no global WebSocket here (Node before 22): pass one as the option WebSocket");
+  throw new Error("no global WebSocket: pass the option WebSocket");
 }
 
-/** The runtime's fetch, bound to where it came from; where there is none, one that says so. */
-export function fetcher(): typeof fetch {
-  return world.fetch?.bind(world) ?? (() => Promise.reject(new Error("no global fetch here: pass one as the option fetch")));
-}
+/** The runtime's fetch. Called as a global: it must not be taken from where it belongs. */
+export const systemFetch: typeof fetch = (...given) => world.fetch(...given);
+
+/** Base64; throws where there is nothing for it (React Native before 0.74). */
+export const decode = (text: string): string => world.atob(text);
+
+export const pause = (clock: Clock, ms: number) => new Promise<void>((go) => clock.setTimeout(go, ms));
 
 /** The browser's store; undefined elsewhere and where the page may not use it (then even looking throws). */
 export function siteStore(): Store | undefined {

@@ -29,7 +29,7 @@ export interface Message {
 
 interface Seams {
   clock: Clock;
-  locks: LockManager;
+  lockManager: LockManager;
   name: string;
   /** This tab holds the socket from now on; or no longer. */
   onLead(): void;
@@ -47,7 +47,6 @@ export class Tabs {
   #channel: BroadcastChannel;
   #leader = "";
   #known = new Set<string>();
-  #line?: AbortController;
   #timer: unknown;
   #closed = false;
   /** Resolved, these give the locks back. */
@@ -73,39 +72,34 @@ export class Tabs {
 
   close(): void {
     this.#closed = true;
-    this.#line?.abort();
     this.#seams.clock.clearTimeout(this.#timer);
     for (const end of this.#ends) end();
     this.#channel.close();
   }
 
   #lock(name: string, options: LockOptions, granted: () => unknown): Promise<unknown> {
-    return this.#seams.locks.request(name, options, () => !this.#closed && granted());
+    return this.#seams.lockManager.request(name, options, () => !this.#closed && granted());
   }
 
   #hold(): Promise<void> {
     return new Promise((end) => this.#ends.push(end));
   }
 
-  /** Stands in line for the socket, or takes it. */
+  /** Stands in line for the socket, or takes it. To stand there twice does no harm: only one can be granted. */
   #queue(options: LockOptions): void {
-    this.#line?.abort();
-    const line = (this.#line = new AbortController());
+    let granted = false;
     const lead = () => {
-      this.leads = true;
+      granted = this.leads = true;
       this.#seams.onLead();
       return this.#hold();
     };
-    const lost = () => {
-      // Not by our own hand: another tab took it, or there are no locks for this page after all.
-      if (line.signal.aborted) return;
-      if (this.leads) this.#lose();
-      else lead();
-    };
-    this.#lock(this.#seams.name, options.steal ? options : { signal: line.signal }, lead).catch(lost);
+    // Another tab took it; or there are no locks for this page after all.
+    const refused = () => (granted ? this.#lose() : lead());
+    this.#lock(this.#seams.name, options, lead).catch(refused);
   }
 
   #lose(): void {
+    if (!this.leads) return;
     this.leads = false;
     this.#seams.onLost();
     this.#queue({});
@@ -115,7 +109,7 @@ export class Tabs {
     const { lead, frame, state } = message;
     if (lead) {
       this.#leader = tab;
-      if (this.leads) this.#lose();
+      this.#lose();
     }
     // What a former leader says that has just woken up is old.
     if ((frame || state) && tab !== this.#leader) return;
