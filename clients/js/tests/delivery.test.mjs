@@ -144,6 +144,25 @@ test("the same seq in another life of the stream is no double", async () => {
   assert.deepEqual(gaps[0], { stream: "user", seq: 0, to: 0 });
 });
 
+test("a handler that began in another life of the stream acknowledges nothing in this one", async () => {
+  const client = scripted();
+  const doors = [gate(), gate()];
+  let calls = 0;
+  client.fanfare.on("notification", () => doors[calls++].opened);
+  const first = await client.live();
+  await first.say(notification(1));
+  await first.say({ type: "bye", code: 4006, reason: "stream_reset", reconnect_after_ms: 10 });
+  await client.clock.advance(10);
+  const second = await client.live({ epoch: "k2", gap: true });
+  await second.say(notification(1));
+  doors[0].open();
+  await client.clock.advance(1_000);
+  assert.deepEqual([calls, acks(second)], [2, []]);
+  doors[1].open();
+  await client.clock.advance(1_000);
+  assert.deepEqual(acks(second), ["user 1"]);
+});
+
 test("it resumes after what is acknowledged, and says again what may not have arrived", async () => {
   const client = scripted();
   const doors = [gate()];
@@ -372,6 +391,16 @@ test("what arrives in the user's own stream has the unread counted once, within 
   await client.clock.advance(1);
   assert.deepEqual(asked, [["https://push.example.com/v1/inbox/unread", "Bearer t"]]);
   assert.equal(client.fanfare.unread.value, 7);
+});
+
+test("what welcome has counted already is not counted again as it is caught up with", async () => {
+  let asked = 0;
+  const client = scripted({ fetch: async () => Response.json({ unread: ++asked, version: 9 }) });
+  collect(client.fanfare, "notification");
+  const socket = await client.live({ heads: { user: 2 }, from: {}, unread: 2, version: 2 });
+  await socket.say(notification(1), notification(2), { type: "caught_up", stream: "user", through: 2 });
+  await client.clock.advance(2_000);
+  assert.deepEqual([asked, client.fanfare.unread.value], [0, 2]);
 });
 
 test("a stored cursor is where a client without a device goes on after it was loaded again", async () => {

@@ -2,7 +2,11 @@
 // moves, or when tokens run out.
 
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
 import { test } from "node:test";
+import { fileURLToPath } from "node:url";
 
 import { Server, client, freePort } from "./support/server.mjs";
 import { becomes, gather, reaches, until, within } from "./support/waiting.mjs";
@@ -134,6 +138,7 @@ test("what the server refuses over HTTP is an error with its code", async (conte
 test("a token that ran out is replaced for a request, too", async (context) => {
   const tokens = [server.token("jon", { seconds: -10 }), server.token("jon")];
   const fanfare = client(context, server, "jon", { token: () => tokens.shift() ?? server.token("jon") });
+  fanfare.on("error", () => {});
   assert.deepEqual((await fanfare.inbox()).entries, []);
 });
 
@@ -271,4 +276,19 @@ test("what is handled when the client is closed is acknowledged before it goes",
   await server.publish("quy", { title: "next" });
   await seen.count(1);
   assert.deepEqual(seen.titles(), ["next"]);
+});
+
+test("the example prints what arrives, and ends when it is interrupted", async (context) => {
+  const example = fileURLToPath(new URL("../examples/watch.mjs", import.meta.url));
+  const env = { PATH: process.env.PATH, FANFARE_URL: server.url, FANFARE_TOKEN: server.token("ray") };
+  const child = spawn(process.execPath, [example, "news"], { env, stdio: ["ignore", "pipe", "ignore"] });
+  context.after(() => child.kill("SIGKILL"));
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  await until(async () => (await server.connections("ray"))[0]?.streams.length === 3, "it follows its topic");
+  await server.publish("ray", { title: "Hello", body: "world" });
+  assert.equal((await within(lines.next(), "a line")).value, "user: Hello world");
+  await server.publish("", { to: { topic: "news" }, title: "News" });
+  assert.equal((await within(lines.next(), "another line")).value, "topic:news: News");
+  child.kill("SIGINT");
+  assert.deepEqual(await within(once(child, "exit"), "its end"), [0, null]);
 });
