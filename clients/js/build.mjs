@@ -15,9 +15,8 @@ const LIMIT_BYTES = 6_000;
 const INTERNAL = [
   "session", "emitter", "deliveries", "transport", "tokens", "onCount", "onMoved", "onState", "onFrame", "onLead",
   "onLost", "onMessage", "handled", "settled", "follow", "forget", "standings", "adopt", "position", "acked", "take",
-  "want", "wanted", "elsewhere", "leftMs", "renew", "skewMs", "acknowledge", "flush", "leads", "marks", "again", "lockManager",
-  "of", "fail", "lead", "joins", "frame", "kind", "event", "left",
-  "allTopics", "keep",
+  "want", "wanted", "elsewhere", "allTopics", "leftMs", "renew", "skewMs", "acknowledge", "flush", "leads", "marks",
+  "again", "lockManager", "of", "fail", "lead", "joins", "frame", "kind", "event", "left", "keep", "count",
 ];
 
 const { outputFiles } = await build({

@@ -72,7 +72,7 @@ export class Connection {
         closed: (code, reason) => current() && this.#ended(code, reason),
       });
     } catch (error) {
-      if (current()) this.#ended(1006, String(error));
+      if (current()) this.#ended(1006, `${error}`);
     }
   }
 

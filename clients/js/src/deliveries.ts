@@ -90,7 +90,7 @@ export class Deliveries {
         await listener(event);
         return true;
       } catch (error) {
-        if (error !== LEFT) emitter.fail(new FanfareError("handler_failed", String(error), true, error));
+        if (error !== LEFT) emitter.fail(new FanfareError("handler_failed", `${error}`, true, error));
         return false;
       }
     };

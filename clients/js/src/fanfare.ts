@@ -86,7 +86,9 @@ export class Fanfare<Data = unknown> {
       clock,
       random,
       again,
-      handled: ({ stream, epoch, seq }) => again && seq && this.#handled(stream, epoch, seq),
+      // By hand only notifications are acknowledged: nobody is asked for the rest.
+      handled: ({ kind, stream, epoch, seq }) =>
+        (again || kind !== "notification") && seq && this.#handled(stream, epoch, seq),
     });
     this.#parts = {
       clock,
@@ -210,7 +212,7 @@ export class Fanfare<Data = unknown> {
         return await tokens.get();
       } catch (error) {
         const delay = backoffMs(attempt, random);
-        this.#state.set({ name: "waiting", code: 1006, reason: String(error), until: clock.now() + delay });
+        this.#state.set({ name: "waiting", code: 1006, reason: `${error}`, until: clock.now() + delay });
         await pause(clock, delay);
       }
     }

@@ -90,7 +90,7 @@ export class Http {
     try {
       return await Promise.race([this.#fetch(`${this.#url}/v1/inbox${path}`, request), late]);
     } catch (error) {
-      throw new FanfareError("unreachable", String(error), true, error);
+      throw new FanfareError("unreachable", `${error}`, true, error);
     } finally {
       this.#clock.clearTimeout(timer);
     }

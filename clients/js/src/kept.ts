@@ -15,7 +15,7 @@ export class Kept {
   /** The name of this device, made once. None where nothing can be kept: it would be another one each time. */
   async device(): Promise<string | undefined> {
     const known = await this.read("device");
-    if (!known) await this.keep("device", `js-${Math.random()}-${Date.now()}`);
+    if (!known) await this.keep("device", `js-${Math.random()}${Math.random()}`);
     return known ?? this.read("device");
   }
 

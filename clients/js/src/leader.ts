@@ -102,11 +102,8 @@ export class Leader {
   async #hello(renew: boolean): Promise<ClientFrame> {
     const { tokens, session, device } = this.#seams;
     this.#token = await (renew ? tokens.renew() : tokens.get());
-    const resume: Record<string, Position> = {};
-    for (const stream of ["user", "everyone"]) {
-      const position = session.streams.position(stream);
-      if (position) resume[stream] = position;
-    }
+    const resume: Record<string, Position | undefined> = {};
+    for (const stream of ["user", "everyone"]) resume[stream] = session.streams.position(stream);
     return { type: "hello", token: this.#token, device, resume, ping: true };
   }
 

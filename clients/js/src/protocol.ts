@@ -69,7 +69,7 @@ export type ServerFrame =
   | { type: "bye"; code: number; reason: string; reconnect_after_ms?: number };
 
 export type ClientFrame =
-  | { type: "hello"; token: string; device?: string; resume: Record<string, Position>; ping: true }
+  | { type: "hello"; token: string; device?: string; resume: Record<string, Position | undefined>; ping: true }
   | { type: "ack"; stream: string; seq: number }
   | { type: "subscribe"; id?: number; topic: string; since?: number }
   | { type: "unsubscribe"; id?: number; topic: string }

@@ -43,7 +43,7 @@ const ANSWER_MS = 3_000;
 export class Tabs {
   leads = false;
   #seams: Seams;
-  #id = String(Math.random());
+  #id = `${Math.random()}`;
   #channel: BroadcastChannel;
   #leader = "";
   #known = new Set<string>();

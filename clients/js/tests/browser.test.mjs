@@ -127,6 +127,22 @@ test("each tab gets the topics that it asked for, and what no tab wants any more
   await first.close();
 });
 
+test("what the closed tab did not handle of its topic goes to the tab that asks for the topic next", async () => {
+  const first = await tab("fin", { topics: ["news"], silent: true });
+  await holds(first, () => seen.subscribed.length === 1);
+  const second = await tab("fin");
+  await live(second);
+  await server.publish("", { to: { topic: "news" }, title: "waits" });
+  const unacked = async () => (await server.connections("fin"))[0]?.streams.some((stream) => stream.unacked === 1);
+  await until(unacked, "it was sent");
+  await first.close();
+  await holds(second, () => window.sockets === 1 && fanfare.state.value.name === "live");
+  await second.evaluate(() => fanfare.subscribe("news"));
+  await arrived(second, 1);
+  assert.deepEqual(await titles(second), ["waits"]);
+  await second.close();
+});
+
 test("a tab that asks for a topic of another tab is told that it is followed", async () => {
   const first = await tab("flo", { topics: ["news"] });
   await holds(first, () => seen.subscribed.length === 1);

@@ -118,6 +118,16 @@ test("acknowledged by hand, everything up to it is, and a handler that fails cha
   assert.deepEqual(acks(socket), ["user 2"]);
 });
 
+test("acknowledged by hand or not, what nobody can acknowledge does not hold up the rest", async () => {
+  const client = scripted({ ack: "manual" });
+  const seen = collect(client.fanfare, "notification");
+  const socket = await client.live();
+  await socket.say(notification(1), { type: "cancelled", stream: "user", seq: 2, id: "id-user-1" });
+  client.fanfare.ack(seen[0]);
+  await client.clock.advance(40);
+  assert.deepEqual(acks(socket), ["user 2"]);
+});
+
 test("a double of the same life of a stream is dropped, also on another connection", async () => {
   const client = scripted();
   const seen = collect(client.fanfare, "notification");
