@@ -163,13 +163,14 @@ impl Visitor {
 
     async fn hand_over(&self, claims: UserClaims, hello: Hello) {
         let Caller { address, accepted_at } = self.caller;
+        let id = hello.id;
         let attach = Attach { claims, hello, peer: address, accepted_at };
         let outlet: Arc<dyn Outlet> = self.socket.clone();
         let made = |connection: &Arc<Connection>| self.made(connection);
         match self.clients.delivery.attach(attach, outlet, made).await {
             Ok(connection) => self.attached(connection),
             Err(AttachError::Ended) => {}
-            Err(error) => self.not_attached(&error),
+            Err(error) => self.not_attached(id, &error),
         }
     }
 
@@ -194,10 +195,10 @@ impl Visitor {
         }
     }
 
-    fn not_attached(&self, error: &AttachError) {
+    fn not_attached(&self, hello: Option<u64>, error: &AttachError) {
         tracing::debug!(%error, "a connection was not attached");
         if let Some(error_code) = error.error_code() {
-            let _ = self.socket.push(server::error(None, error_code, &error.to_string()));
+            let _ = self.socket.push(server::error(hello, error_code, &error.to_string()));
         }
         let after = match error {
             AttachError::PerhapsTooManyConnections(_) => LATER_AFTER,

@@ -151,6 +151,11 @@ async fn topics_and_tokens_change_while_a_connection_lives_and_answers_echo_ids(
     let mut client = TestClient::connect(&url, &sign("alice", -3), json!({})).await;
     client.expect_welcome().await;
 
+    let hello = json!({"id": 9, "topics": ["news", "secret"]});
+    let mut forbidden = TestClient::connect(&url, &sign("alice", 600), hello).await;
+    let error = forbidden.expect_error().await;
+    assert_eq!((error.code.as_str(), error.id), ("topic_forbidden", Some(json!(9))));
+
     client.send(json!({"type": "refresh", "id": 1, "token": sign("alice", 600)})).await;
     let frame = next(&mut client).await;
     assert!(matches!(&frame, Frame::Refreshed { id: Some(id), .. } if *id == json!(1)), "{frame:?}");
