@@ -1,15 +1,18 @@
-//! One stream of one session.
+//! One stream of one session: what is offered, read and passed.
+//!
+//! Owns where the session stands. There is one of these for each stream of each connection, and in nearly all of them
+//! nothing goes on: so what only a busy one needs is apart, in [`Busy`].
 
+mod acks;
+mod busy;
 mod waiting;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::conflation::Conflation;
-use super::sent::Sent;
-use super::{
-    AckError, Acked, Flow, FollowStatus, Next, Offered, PageView, Phase, Rules, Step, Verdict, Window,
-};
+use super::{Flow, FollowStatus, Next, Offered, PageView, Phase, Rules, Step, Verdict, Window};
 use crate::domain::{Epoch, Seq, Stream, UnixMillis};
+use busy::Busy;
 
 /// Where a session starts in a stream.
 #[derive(Debug, Clone, Copy)]
@@ -39,56 +42,36 @@ pub struct ReadFrom {
 /// One followed stream.
 #[derive(Debug)]
 pub(super) struct Follow {
-    stream: Stream,
-    epoch: Option<Epoch>,
+    /// Shared by all who follow it here.
+    stream: Arc<Stream>,
+    position: Seq,
+    /// `None` where everything up to the position is acknowledged and nothing above it was offered.
+    busy: Option<Box<Busy>>,
+    /// Means nothing before it is open.
+    epoch: Epoch,
     phase: Phase,
+    /// It has its place.
+    is_open: bool,
     /// A read is in flight.
     reading: bool,
-    position: Seq,
-    /// The highest seq offered while not live, and the epoch it was offered in (before the stream is opened,
-    /// that may be another one).
-    offered: Option<(Epoch, Seq)>,
-    /// What was offered and not in the last whole page.
-    missed: Option<(Epoch, Seq)>,
     /// An ack has moved the cursor since it was last asked for.
     moved: bool,
-    acked: Seq,
-    /// Up to here the client has entries that it may not have acknowledged.
-    resumed: Seq,
-    /// How far everything was written when the last ping went out.
-    mark: Seq,
-    /// What was sent, and what waits to be.
-    sent: Sent,
-    /// `None` as long as nothing with a collapse key comes, or nothing is to wait.
-    conflation: Option<Box<Conflation>>,
-    stuck: Stuck,
 }
 
-/// How long the window has been full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stuck {
-    No,
-    Noticed,
-    Told,
-}
+// What docs/benchmarks.md says of a further topic.
+const _: () = assert!(size_of::<Follow>() == 32);
 
 impl Follow {
-    pub(super) fn new(stream: Stream) -> Self {
+    pub(super) fn new(stream: Arc<Stream>) -> Self {
         Self {
             stream,
-            epoch: None,
-            phase: Phase::Replaying,
-            reading: false,
             position: Seq(0),
-            offered: None,
-            missed: None,
+            busy: None,
+            epoch: Epoch(0),
+            phase: Phase::Replaying,
+            is_open: false,
+            reading: false,
             moved: false,
-            acked: Seq(0),
-            resumed: Seq(0),
-            mark: Seq(0),
-            sent: Sent::default(),
-            conflation: None,
-            stuck: Stuck::No,
         }
     }
 
@@ -97,13 +80,26 @@ impl Follow {
     }
 
     pub(super) fn open(&mut self, place: Place) {
-        if self.epoch.is_some() {
+        if self.is_open {
             return;
         }
-        self.epoch = Some(place.epoch);
+        self.is_open = true;
+        self.epoch = place.epoch;
         self.position = place.position;
-        self.acked = place.cursor;
-        self.resumed = place.position;
+        if self.busy.is_some() || place.cursor != place.position {
+            let busy = self.busy();
+            busy.acked = place.cursor;
+            busy.resumed = place.position;
+        }
+    }
+
+    fn epoch(&self) -> Option<Epoch> {
+        self.is_open.then_some(self.epoch)
+    }
+
+    fn busy(&mut self) -> &mut Busy {
+        let position = self.position;
+        self.busy.get_or_insert_with(|| Box::new(Busy::at(position)))
     }
 
     pub(super) fn offer(
@@ -114,7 +110,7 @@ impl Follow {
         now: UnixMillis,
         (window, rules, congested, conflation): (Window, Rules, bool, Duration),
     ) -> Verdict {
-        if rules.compare_epochs && self.epoch.is_some_and(|own| own != epoch) {
+        if rules.compare_epochs && self.epoch().is_some_and(|own| own != epoch) {
             return Verdict::Reset;
         }
         if mine {
@@ -133,10 +129,10 @@ impl Follow {
             return Verdict::Read;
         }
         if !mine || entry.is_expired(now) {
-            self.position = entry.seq;
+            self.pass(entry.seq);
             return Verdict::Skip;
         }
-        if congested || !self.sent.has_room(entry.bytes, window, now) {
+        if congested || !self.busy().sent.has_room(entry.bytes, window, now) {
             self.phase = Phase::Lagged;
             self.remember(epoch, entry.seq, rules);
             return Verdict::Lagged;
@@ -148,21 +144,24 @@ impl Follow {
     /// Seqs of two epochs cannot be compared: the later offer wins.
     fn remember(&mut self, epoch: Epoch, seq: Seq, rules: Rules) {
         if rules.remember_offers {
+            let busy = self.busy();
             let highest =
-                self.offered.filter(|(of, _)| *of == epoch).map_or(seq, |(_, highest)| highest.max(seq));
-            self.offered = Some((epoch, highest));
+                busy.offered.filter(|(of, _)| *of == epoch).map_or(seq, |(_, highest)| highest.max(seq));
+            busy.offered = Some((epoch, highest));
         }
     }
 
-    /// Whether an entry above the position was offered, or one of another epoch before the stream was opened:
-    /// then a read tells which epoch is true.
-    fn is_owed(&self) -> bool {
-        self.offered.is_some_and(|(epoch, seq)| Some(epoch) != self.epoch || seq > self.position)
+    /// Moves on to `seq`, for which nothing is sent: to be acknowledged it needs a later ack.
+    fn pass(&mut self, seq: Seq) {
+        if seq != self.position {
+            self.busy();
+            self.position = seq;
+        }
     }
 
     fn push_sent(&mut self, entry: Offered<'_>) {
+        self.busy().sent.push(entry);
         self.position = entry.seq;
-        self.sent.push(entry);
     }
 
     pub(super) fn is_behind(&self) -> bool {
@@ -170,7 +169,7 @@ impl Follow {
     }
 
     pub(super) fn is_live_in(&self, epoch: Epoch) -> bool {
-        self.phase == Phase::Live && self.epoch == Some(epoch)
+        self.phase == Phase::Live && self.epoch() == Some(epoch)
     }
 
     pub(super) fn begin_read(
@@ -179,17 +178,23 @@ impl Follow {
         congested: bool,
         now: UnixMillis,
     ) -> Option<ReadFrom> {
-        let epoch = self.epoch?;
-        let blocked = self.phase == Phase::Live || self.reading || congested;
-        if blocked || !self.sent.has_room(0, window, now) {
+        let epoch = self.epoch()?;
+        if self.phase == Phase::Live || self.reading || congested {
             return None;
+        }
+        let (mut entries, mut bytes) = (0, 0);
+        if let Some(Busy { sent, .. }) = self.busy.as_deref_mut() {
+            if !sent.has_room(0, window, now) {
+                return None;
+            }
+            (entries, bytes) = (sent.len(), sent.bytes());
         }
         self.reading = true;
         Some(ReadFrom {
             epoch,
             after: self.position,
-            entries: (window.entries - self.sent.len()).max(1),
-            bytes: window.bytes.saturating_sub(self.sent.bytes()).max(1),
+            entries: (window.entries - entries).max(1),
+            bytes: window.bytes.saturating_sub(bytes).max(1),
         })
     }
 
@@ -207,14 +212,14 @@ impl Follow {
         act: &mut impl FnMut(Step) -> Flow,
     ) -> Next {
         self.reading = false;
-        let Some(epoch) = self.epoch else {
+        let Some(epoch) = self.epoch() else {
             // Asked for by an earlier follower of the same stream, as below.
             return Next::Wait;
         };
         if rules.compare_epochs && (epoch != page.epoch || page.head < page.after) {
             return Next::Reset;
         }
-        if self.conflation.as_ref().is_some_and(|conflation| conflation.first().is_some()) {
+        if self.first_waiting().is_some() {
             // The connection was full before everything was written that comes before the page.
             self.phase = Phase::Lagged;
             return Next::Lagged;
@@ -227,12 +232,13 @@ impl Follow {
             let from = self.position.next();
             act(Step::Gap { from, to: page.floor });
             // Until a later ack says that the client heard of it, the cursor stays before it: so it is told again.
-            self.sent.push(Offered {
+            let (bytes, receipt) = (0, false);
+            self.push_sent(Offered {
                 seq: from,
                 device: None,
                 expires_at: None,
-                bytes: 0,
-                receipt: false,
+                bytes,
+                receipt,
                 pushed: None,
             });
             self.position = page.floor;
@@ -245,10 +251,10 @@ impl Follow {
                 break;
             }
             if !mine(entry) || entry.is_expired(now) {
-                self.position = entry.seq;
+                self.pass(entry.seq);
                 continue;
             }
-            if *congested || !self.sent.has_room(entry.bytes, window, now) {
+            if *congested || !self.busy().sent.has_room(entry.bytes, window, now) {
                 self.phase = Phase::Lagged;
                 return Next::Lagged;
             }
@@ -256,7 +262,7 @@ impl Follow {
             *congested = act(Step::Send(index)) == Flow::Full;
         }
         if rules.move_to_through {
-            self.position = self.position.max(page.through);
+            self.pass(self.position.max(page.through));
         }
         self.finish(page, act)
     }
@@ -268,75 +274,27 @@ impl Follow {
         }
         // The page's snapshot may be older than the offer: one read that begins after it tells. What that does
         // not bring was never committed here.
-        if self.is_owed() && self.missed != self.offered {
-            self.missed = self.offered;
-            return Next::Read;
+        let (epoch, position) = (self.epoch(), self.position);
+        if let Some(busy) = &mut self.busy {
+            if busy.is_owed(epoch, position) && busy.missed != busy.offered {
+                busy.missed = busy.offered;
+                return Next::Read;
+            }
+            (busy.missed, busy.offered) = (None, None);
         }
-        self.missed = None;
         if self.phase != Phase::Gap {
-            act(Step::CaughtUp(self.position));
+            act(Step::CaughtUp(position));
         }
         self.phase = Phase::Live;
-        self.offered = None;
+        // Where many begin a topic at once each is told of its head while it reads: half of them would keep that.
+        self.rest();
         Next::Wait
-    }
-
-    pub(super) fn ack(
-        &mut self,
-        seq: Seq,
-        (window, rules): (Window, Rules),
-        now: UnixMillis,
-        mut crossed: impl FnMut(Epoch, Seq),
-    ) -> Result<Acked, AckError> {
-        let written = self.written(rules);
-        let Some(epoch) = self.epoch.filter(|_| seq <= written) else {
-            return Err(AckError::AboveSent { sent: written, got: seq });
-        };
-        if self.sent.cross(seq, now, |seq| crossed(epoch, seq)) {
-            self.stuck = Stuck::No;
-        }
-        let before = self.acked;
-        let reached = seq.min(self.resumed);
-        let covered = (reached > before).then_some((before, reached));
-        self.acked = self.acked.max(seq);
-        self.acked = self.settled();
-        self.moved |= self.acked > before;
-        let read = self.phase != Phase::Live && !self.reading && self.sent.is_half_free(window, now);
-        Ok(Acked { epoch, cursor: self.acked, read, covered })
-    }
-
-    /// How far nothing is left to acknowledge: entries that this device was never to get are passed too.
-    fn settled(&self) -> Seq {
-        if self.acked < self.resumed {
-            return self.acked;
-        }
-        match self.sent.first() {
-            Some(unacked) => self.acked.max(Seq(unacked.0 - 1)),
-            None => self.position,
-        }
-    }
-
-    pub(super) fn mark(&mut self, rules: Rules) {
-        self.mark = self.written(rules);
-    }
-
-    pub(super) fn ack_mark(
-        &mut self,
-        bounds: (Window, Rules),
-        now: UnixMillis,
-        crossed: impl FnMut(Epoch, Seq),
-    ) -> Option<Acked> {
-        if self.mark <= self.acked {
-            return None;
-        }
-        // A mark is never above what is written, so only a stream that is not opened yet refuses it.
-        self.ack(self.mark, bounds, now, crossed).ok()
     }
 
     pub(super) fn head(&mut self, epoch: Epoch, head: Seq, before: Seq, rules: Rules) -> Next {
         // Pushed entries may have overtaken the answer; only a head under where the session stood when it was
         // asked for means that the stream began anew.
-        let anew = self.epoch.is_some_and(|own| own != epoch) || head < before;
+        let anew = self.epoch().is_some_and(|own| own != epoch) || head < before;
         if rules.compare_epochs && anew {
             return Next::Reset;
         }
@@ -350,31 +308,11 @@ impl Follow {
         if self.reading { Next::Wait } else { Next::Read }
     }
 
-    pub(super) fn is_stuck(&mut self, window: Window, now: UnixMillis) -> bool {
-        if self.sent.has_room(0, window, now) {
-            self.stuck = Stuck::No;
-            return false;
-        }
-        let tell = self.stuck == Stuck::Noticed;
-        self.stuck = if self.stuck == Stuck::No { Stuck::Noticed } else { Stuck::Told };
-        tell
-    }
-
-    /// Whether an ack has moved the cursor since the last [`Self::take_moved`].
-    pub(super) fn has_moved(&self) -> bool {
-        self.moved
-    }
-
-    /// Where the cursor stands, if an ack has moved it since the last call.
-    pub(super) fn take_moved(&mut self) -> Option<(Epoch, Seq)> {
-        if std::mem::take(&mut self.moved) { self.cursor() } else { None }
-    }
-
-    pub(super) fn cursor(&self) -> Option<(Epoch, Seq)> {
-        self.epoch.map(|epoch| (epoch, self.settled()))
-    }
-
     pub(super) fn status(&self) -> FollowStatus {
-        FollowStatus { phase: self.phase, position: self.position, unacked: self.sent.len() }
+        let unacked = self.busy.as_ref().map_or(0, |busy| busy.sent.len());
+        FollowStatus { phase: self.phase, position: self.position, unacked }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,6 +29,7 @@ pub use shapes::{
     Window,
 };
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::{DeviceId, Epoch, Seq, Stream, UnixMillis};
@@ -44,6 +45,7 @@ pub struct Session {
     /// How far apart pushed updates of one collapse key are written, at least. Zero: as they come.
     conflation: Duration,
     congested: bool,
+    /// In [order](order).
     follows: Vec<Follow>,
 }
 
@@ -60,15 +62,23 @@ impl Session {
         Self { conflation: window, ..self }
     }
 
+    /// The same, which will follow so many streams.
+    #[must_use]
+    pub fn with_room_for(mut self, streams: usize) -> Self {
+        self.follows.reserve_exact(streams);
+        self
+    }
+
     /// Registers an interest: from now on offers to `stream` are remembered. It is not live before
-    /// [`Session::open`] and a page.
-    pub fn follow(&mut self, stream: Stream) {
-        if self.follow_of(&stream).is_none() {
-            // Most connections follow their user's stream and everyone, and room for more would double a session.
-            if self.follows.is_empty() {
-                self.follows.reserve_exact(2);
+    /// [`Session::open`] and a page. Many sessions may share one name.
+    pub fn follow(&mut self, stream: impl Into<Arc<Stream>>) {
+        let stream = stream.into();
+        if let Err(at) = self.find(&stream) {
+            if self.follows.len() == self.follows.capacity() {
+                // Twice the room, as a list takes it by itself, would stay half empty for as long as the connection is.
+                self.follows.reserve_exact(2.max(self.follows.len() / 8));
             }
-            self.follows.push(Follow::new(stream));
+            self.follows.insert(at, Follow::new(stream));
         }
     }
 
@@ -81,20 +91,20 @@ impl Session {
 
     /// Forgets a stream. Returns where its cursor stood.
     pub fn unfollow(&mut self, stream: &Stream) -> Option<(Epoch, Seq)> {
-        let at = self.follows.iter().position(|follow| follow.stream() == stream)?;
-        self.follows.swap_remove(at).take_moved()
+        let at = self.find(stream).ok()?;
+        self.follows.remove(at).take_moved()
     }
 
     /// Whether `stream` is followed.
     pub fn follows(&self, stream: &Stream) -> bool {
-        self.follows.iter().any(|follow| follow.stream() == stream)
+        self.find(stream).is_ok()
     }
 
     /// Takes a pushed entry.
     pub fn offer(&mut self, stream: &Stream, epoch: Epoch, entry: Offered<'_>, now: UnixMillis) -> Verdict {
         let bounds = (self.window, self.rules, self.congested, self.conflation);
         let mine = !self.rules.skip_others || is_for(self.device.as_ref(), entry.device);
-        match self.follows.iter_mut().find(|follow| follow.stream() == stream) {
+        match self.follow_of(stream) {
             Some(follow) => follow.offer(epoch, entry, mine, now, bounds),
             None => Verdict::Skip,
         }
@@ -116,18 +126,13 @@ impl Session {
         now: UnixMillis,
         mut act: impl FnMut(Step) -> Flow,
     ) -> Next {
-        let bounds = (self.window, self.rules);
-        let device = self.device.clone();
-        let mut congested = self.congested;
-        let next = match self.follows.iter_mut().find(|follow| follow.stream() == stream) {
-            Some(follow) => {
-                let mine = |entry: &Offered<'_>| is_for(device.as_ref(), entry.device);
-                follow.page(page, mine, now, bounds, &mut congested, &mut act)
-            }
-            None => Next::Wait,
+        let Ok(at) = self.find(stream) else {
+            return Next::Wait;
         };
-        self.congested = congested;
-        if next == Next::Read && congested { Next::Lagged } else { next }
+        let Self { device, window, rules, congested, follows, .. } = self;
+        let mine = |entry: &Offered<'_>| is_for(device.as_ref(), entry.device);
+        let next = follows[at].page(page, mine, now, (*window, *rules), congested, &mut act);
+        if next == Next::Read && *congested { Next::Lagged } else { next }
     }
 
     /// Writes what has waited long enough, and all that is before it, in order, until the connection is full. `act`
@@ -176,7 +181,7 @@ impl Session {
         self.follows.iter_mut().map(Follow::take_merged).sum()
     }
 
-    /// Forgets what it does not have to know any more of collapse keys.
+    /// Forgets what it does not have to know any more: of collapse keys, and of streams in which nothing goes on.
     pub fn forget_quiet(&mut self, now: UnixMillis) {
         let window = self.conflation;
         self.follows.iter_mut().for_each(|follow| follow.forget_quiet(window, now));
@@ -271,12 +276,12 @@ impl Session {
 
     /// Whether pushed entries of `stream` in its life `epoch` are sent as they come.
     pub fn is_live(&self, stream: &Stream, epoch: Epoch) -> bool {
-        self.follows.iter().any(|follow| follow.stream() == stream && follow.is_live_in(epoch))
+        self.find(stream).is_ok_and(|at| self.follows[at].is_live_in(epoch))
     }
 
     /// How far the session has gone in `stream`.
     pub fn position(&self, stream: &Stream) -> Option<Seq> {
-        self.follows.iter().find(|follow| follow.stream() == stream).map(|follow| follow.status().position)
+        self.find(stream).ok().map(|at| self.follows[at].status().position)
     }
 
     /// Streams whose window has been full of what has not expired since the last call, with nothing acknowledged: each is
@@ -311,7 +316,21 @@ impl Session {
     }
 
     fn follow_of(&mut self, stream: &Stream) -> Option<&mut Follow> {
-        self.follows.iter_mut().find(|follow| follow.stream() == stream)
+        self.find(stream).ok().map(|at| &mut self.follows[at])
+    }
+
+    /// Where a stream is among those that are followed, or where it belongs.
+    fn find(&self, stream: &Stream) -> Result<usize, usize> {
+        self.follows.binary_search_by(|follow| order(follow.stream()).cmp(&order(stream)))
+    }
+}
+
+/// Its user's stream, everyone, and then topics by name.
+fn order(stream: &Stream) -> (u8, &str) {
+    match stream {
+        Stream::User(user) => (0, user.as_str()),
+        Stream::Everyone => (1, ""),
+        Stream::Topic(topic) => (2, topic.as_str()),
     }
 }
 

@@ -5,19 +5,25 @@
 use std::time::Duration;
 
 use super::Follow;
+use super::busy::Busy;
 use crate::domain::{Seq, UnixMillis};
-use crate::session::conflation::Key;
+use crate::session::conflation::{Conflation, Key};
 use crate::session::{Flow, Offered, Released, Rules};
 use crate::wire::Frame;
 
 impl Follow {
+    fn conflation(&self) -> Option<&Conflation> {
+        self.busy.as_ref()?.conflation.as_deref()
+    }
+
     /// Drops what waits and is not to be had any more now that there is `entry`, whether or not that is sent: it may have to
     /// be read, or have expired.
     pub(super) fn supersede(&mut self, entry: &Offered<'_>) {
-        let older =
-            self.conflation.as_mut().and_then(|conflation| conflation.supersede(&Key::of(entry)?, entry.seq));
-        if let Some(older) = older {
-            self.sent.withdraw(older);
+        let Some(Busy { conflation: Some(conflation), sent, .. }) = self.busy.as_deref_mut() else {
+            return;
+        };
+        if let Some(older) = Key::of(entry).and_then(|key| conflation.supersede(&key, entry.seq)) {
+            sent.withdraw(older);
         }
     }
 
@@ -27,10 +33,10 @@ impl Follow {
             return false;
         };
         let key = Key::of(entry);
-        if key.is_none() && self.conflation.is_none() {
+        if key.is_none() && self.conflation().is_none() {
             return false;
         }
-        self.conflation.get_or_insert_default().keep(entry.seq, key, pushed.frame, window, now)
+        self.busy().conflation.get_or_insert_default().keep(entry.seq, key, pushed.frame, window, now)
     }
 
     pub(in crate::session) fn release(
@@ -40,27 +46,36 @@ impl Follow {
         now: UnixMillis,
         act: &mut impl FnMut(Frame) -> Flow,
     ) -> (Released, Flow) {
-        let Self { conflation: Some(conflation), sent, .. } = self else {
+        let Some(Busy { conflation: Some(conflation), sent, .. }) = self.busy.as_deref_mut() else {
             return (Released::default(), Flow::Open);
         };
         conflation.release(everything, window, now, |seq| sent.withdraw(seq), act)
     }
 
     pub(in crate::session) fn wait(&self, window: Duration, now: UnixMillis) -> Option<Duration> {
-        self.conflation.as_ref()?.wait(window, now)
+        self.conflation()?.wait(window, now)
     }
 
     pub(in crate::session) fn take_merged(&mut self) -> u64 {
-        self.conflation.as_mut().map_or(0, |conflation| conflation.take_merged())
+        let conflation = self.busy.as_mut().and_then(|busy| busy.conflation.as_mut());
+        conflation.map_or(0, |conflation| conflation.take_merged())
     }
 
     pub(in crate::session) fn forget_quiet(&mut self, window: Duration, now: UnixMillis) {
-        self.conflation.take_if(|conflation| conflation.forget_quiet(window, now));
+        if let Some(busy) = &mut self.busy {
+            busy.conflation.take_if(|conflation| conflation.forget_quiet(window, now));
+            self.rest();
+        }
+    }
+
+    /// The first that waits.
+    pub(super) fn first_waiting(&self) -> Option<Seq> {
+        self.conflation()?.first()
     }
 
     /// Up to here the client has everything: what waits and what comes after it has not been written.
     pub(super) fn written(&self, rules: Rules) -> Seq {
-        let first = self.conflation.as_ref().and_then(|conflation| conflation.first());
-        first.filter(|_| rules.ack_written).map_or(self.position, |first| Seq(first.0 - 1))
+        let first = self.first_waiting().filter(|_| rules.ack_written);
+        first.map_or(self.position, |first| Seq(first.0 - 1))
     }
 }
