@@ -115,12 +115,13 @@ impl Delivery {
         let resume: Vec<Option<ResumeAt>> =
             streams.iter().map(|stream| attach.hello.resume_at(stream)).collect();
         let expires_at = attach.claims.expires_at;
-        let connection = self.make(attach, outlet, &streams);
+        let names: Vec<Arc<Stream>> = streams.iter().map(|stream| self.hub.name(stream)).collect();
+        let connection = self.make(attach, outlet, &names);
         on_made(&connection);
         if self.is_draining() {
             return Err(AttachError::Draining);
         }
-        self.register(&connection, &streams);
+        self.register(&connection, &names);
         if let Err(error) = self.welcome(&connection, streams, &resume).await {
             // It may have gone before its announce had landed: take that back, too.
             self.detach(&connection);
@@ -175,12 +176,13 @@ impl Delivery {
         self: &Arc<Self>,
         attach: Attach,
         outlet: Arc<dyn Outlet>,
-        streams: &[Stream],
+        streams: &[Arc<Stream>],
     ) -> Arc<Connection> {
         let Attach { claims, hello, peer, accepted_at } = attach;
         let mut session = Session::new(hello.device.clone(), self.settings.window, self.settings.rules)
-            .conflating(self.settings.conflation);
-        streams.iter().for_each(|stream| session.follow(stream.clone()));
+            .conflating(self.settings.conflation)
+            .with_room_for(streams.len());
+        streams.iter().for_each(|stream| session.follow(Arc::clone(stream)));
         let new = New {
             id: ConnectionId::new(self.keeper.shared_time(accepted_at), self.clock.random()),
             claims,
@@ -194,7 +196,7 @@ impl Delivery {
         Connection::new(new, outlet, Arc::downgrade(self))
     }
 
-    fn register(self: &Arc<Self>, connection: &Arc<Connection>, streams: &[Stream]) {
+    fn register(self: &Arc<Self>, connection: &Arc<Connection>, streams: &[Arc<Stream>]) {
         let same_device = self.hub.insert(Arc::clone(connection));
         self.metrics.connections.set(i64::try_from(self.hub.len()).unwrap_or(i64::MAX));
         self.take_over_room(connection);
@@ -203,9 +205,7 @@ impl Delivery {
             older.bye(CloseCode::Displaced, None);
         }
         for stream in streams {
-            if let Stream::Topic(topic) = stream {
-                self.hub.follow(connection, topic);
-            }
+            self.hub.follow(connection, stream);
         }
         self.cursors.seen(&connection.user, self.clock.now());
         // Only now: whoever revokes it later finds it in the hub.

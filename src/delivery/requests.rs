@@ -53,12 +53,13 @@ impl Delivery {
     ) -> Result<(), (ErrorCode, String)> {
         let stream = Stream::Topic(topic.clone());
         self.may_subscribe(connection, topic, &stream)?;
+        let name = self.hub.name(&stream);
         let followed_before = connection.with_session(|session| {
             let before = session.follows(&stream);
-            session.follow(stream.clone());
+            session.follow(Arc::clone(&name));
             before
         });
-        self.hub.follow(connection, topic);
+        self.hub.follow(connection, &name);
         if let Err(error) = self.announce_topics(std::slice::from_ref(topic)).await {
             self.go_blind(&error);
         }

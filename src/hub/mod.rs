@@ -4,8 +4,12 @@
 //! which it only knows that it can be shared. Pure: no await, no clock, no logging; its locks are
 //! held for a lookup, never while anything is sent. It must never decide what a connection gets.
 
-use std::collections::{BTreeMap, HashMap};
+mod by_age;
+
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use by_age::ByAge;
 
 use crate::domain::{ConnectionId, DeviceId, Stream, TopicName, UserId};
 
@@ -26,8 +30,9 @@ pub trait Member {
 #[derive(Debug)]
 pub struct Hub<C> {
     users: [Mutex<HashMap<UserId, Vec<Arc<C>>>>; SHARDS],
-    topics: RwLock<HashMap<TopicName, BTreeMap<ConnectionId, Arc<C>>>>,
-    all: RwLock<BTreeMap<ConnectionId, Arc<C>>>,
+    topics: RwLock<HashMap<Arc<Stream>, ByAge<C>>>,
+    everyone: Arc<Stream>,
+    all: RwLock<ByAge<C>>,
 }
 
 impl<C> Default for Hub<C> {
@@ -35,6 +40,7 @@ impl<C> Default for Hub<C> {
         Self {
             users: std::array::from_fn(|_| Mutex::default()),
             topics: RwLock::default(),
+            everyone: Arc::new(Stream::Everyone),
             all: RwLock::default(),
         }
     }
@@ -53,7 +59,7 @@ impl<C: Member> Hub<C> {
             of_user.shrink_to_fit();
             same_device
         };
-        write(&self.all).insert(connection.id(), connection);
+        write(&self.all).insert(connection);
         same_device
     }
 
@@ -71,28 +77,46 @@ impl<C: Member> Hub<C> {
         topics.iter().for_each(|topic| {
             self.unfollow(connection, topic);
         });
-        write(&self.all).remove(&connection.id()).is_some()
+        write(&self.all).remove(connection.id())
     }
 
-    /// Enters a connection as a follower of a topic. Returns whether it is the node's first.
-    pub fn follow(&self, connection: &Arc<C>, topic: &TopicName) -> bool {
+    /// A stream's name in the memory of those who follow it here, where there are any: a name for each connection would
+    /// be most of what a followed topic costs.
+    pub fn name(&self, stream: &Stream) -> Arc<Stream> {
+        match stream {
+            Stream::User(_) => Arc::new(stream.clone()),
+            Stream::Topic(_) => match read(&self.topics).get_key_value(stream) {
+                Some((name, _)) => Arc::clone(name),
+                None => Arc::new(stream.clone()),
+            },
+            Stream::Everyone => Arc::clone(&self.everyone),
+        }
+    }
+
+    /// Enters a connection as a follower of a topic; of another stream nobody has to be one. Returns whether it is the
+    /// node's first.
+    pub fn follow(&self, connection: &Arc<C>, topic: &Arc<Stream>) -> bool {
+        if !matches!(**topic, Stream::Topic(_)) {
+            return false;
+        }
         let mut topics = write(&self.topics);
-        let followers = topics.entry(topic.clone()).or_default();
+        let followers = topics.entry(Arc::clone(topic)).or_default();
         let first = followers.is_empty();
-        followers.insert(connection.id(), Arc::clone(connection));
+        followers.insert(Arc::clone(connection));
         first
     }
 
     /// Ends that. Returns whether it was the node's last.
     pub fn unfollow(&self, connection: &C, topic: &TopicName) -> bool {
+        let topic = Stream::Topic(topic.clone());
         let mut topics = write(&self.topics);
-        let Some(followers) = topics.get_mut(topic) else {
+        let Some(followers) = topics.get_mut(&topic) else {
             return false;
         };
-        let there = followers.remove(&connection.id()).is_some();
+        let there = followers.remove(connection.id());
         let last = there && followers.is_empty();
         if last {
-            topics.remove(topic);
+            topics.remove(&topic);
         }
         last
     }
@@ -101,8 +125,8 @@ impl<C: Member> Hub<C> {
     pub fn readers(&self, stream: &Stream) -> Vec<Arc<C>> {
         match stream {
             Stream::User(user) => self.of_user(user),
-            Stream::Topic(topic) => {
-                read(&self.topics).get(topic).map(|all| all.values().cloned().collect()).unwrap_or_default()
+            Stream::Topic(_) => {
+                read(&self.topics).get(stream).map(|all| all.iter().cloned().collect()).unwrap_or_default()
             }
             Stream::Everyone => self.all(),
         }
@@ -121,29 +145,33 @@ impl<C: Member> Hub<C> {
 
     /// All connections, oldest first.
     pub fn all(&self) -> Vec<Arc<C>> {
-        read(&self.all).values().cloned().collect()
+        read(&self.all).iter().cloned().collect()
     }
 
     /// Those with a lower id than this, oldest first.
     pub fn made_before(&self, id: ConnectionId) -> Vec<Arc<C>> {
-        read(&self.all).range(..id).map(|(_, connection)| Arc::clone(connection)).collect()
+        read(&self.all).iter().take_while(|connection| connection.id() < id).cloned().collect()
     }
 
     /// One connection.
     pub fn get(&self, connection: ConnectionId) -> Option<Arc<C>> {
-        read(&self.all).get(&connection).cloned()
+        read(&self.all).get(connection).cloned()
     }
 
     /// The topics that somebody here follows.
     pub fn topics(&self) -> Vec<TopicName> {
-        let mut topics: Vec<TopicName> = read(&self.topics).keys().cloned().collect();
+        let name = |stream: &Arc<Stream>| match &**stream {
+            Stream::Topic(topic) => Some(topic.clone()),
+            Stream::User(_) | Stream::Everyone => None,
+        };
+        let mut topics: Vec<TopicName> = read(&self.topics).keys().filter_map(name).collect();
         topics.sort_unstable();
         topics
     }
 
     /// Whether somebody here follows a topic.
     pub fn has_topic(&self, topic: &TopicName) -> bool {
-        read(&self.topics).contains_key(topic)
+        read(&self.topics).contains_key(&Stream::Topic(topic.clone()))
     }
 
     /// How many connections there are.
