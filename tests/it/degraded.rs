@@ -3,13 +3,12 @@
 
 use std::time::Duration;
 
-use lapin::options::BasicPublishOptions;
-use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor, PgConnection};
 
 use crate::cluster::QUICK;
-use crate::support::backends::{http_client, rabbit_api};
+use crate::lanes::Backend;
+use crate::support::backends::http_client;
 use crate::support::client::TestClient;
 use crate::support::cluster::TestCluster;
 use crate::support::device::{Device, all_received};
@@ -195,32 +194,21 @@ async fn what_a_node_that_alone_was_without_rabbitmq_could_not_send_is_found_whe
     assert!(second.metric("fanfare_delivery_head_repairs_total").await > 0.0, "by comparing heads");
 }
 
-/// Publishes into the normal lane, as a backend does.
-async fn publish_over_amqp(cluster: &TestCluster, numbers: std::ops::RangeInclusive<u64>) {
-    let connecting = Connection::connect(&cluster.amqp_url, ConnectionProperties::default());
-    let connection = connecting.await.expect("RabbitMQ answers");
-    let channel = connection.create_channel().await.expect("a channel");
-    for number in numbers {
-        let body = to_both(number).to_string();
-        let (exchange, key) = ("fanfare.notifications".into(), "normal".into());
-        let options = BasicPublishOptions::default();
-        let properties = BasicProperties::default();
-        let published = channel.basic_publish(exchange, key, options, body.as_bytes(), properties).await;
-        published.expect("sent").await.expect("taken");
-    }
-    connection.close(200, "done".into()).await.expect("closes");
+/// Publishes into the normal lane, as a backend does: RabbitMQ has them when this returns.
+async fn publish_over_amqp(backend: &Backend, numbers: std::ops::RangeInclusive<u64>) {
+    let bodies = numbers.map(|number| to_both(number).to_string().into_bytes());
+    backend.publish("normal", bodies).await;
 }
 
-/// Of the normal lane: how many messages, how many of them unacknowledged, and its consumers.
-async fn lane(cluster: &TestCluster) -> (u64, u64, u64) {
-    let vhost = cluster.amqp_url.rsplit('/').next().expect("a vhost");
-    let url = format!("{}/api/queues/{vhost}/fanfare.ingress.normal", rabbit_api());
-    let text = http_client().get(url).send().await.expect("an answer").text().await.expect("a body");
-    let queue: Value = serde_json::from_str(&text).expect("JSON");
-    let count = |key: &str| queue[key].as_u64().unwrap_or(0);
-    let found = (count("messages"), count("messages_unacknowledged"), count("consumers"));
-    println!("the lane has {found:?}");
-    found
+/// Waits until the normal lane has `ready` messages that wait for a consumer, and `consumers`.
+async fn lane_has(backend: &Backend, ready: u64, consumers: u32) {
+    let wanted = (u32::try_from(ready).expect("a few"), consumers);
+    eventually(HEALED, &format!("{wanted:?} are the ready ones and the consumers of the lane"), async || {
+        let found = backend.ready_and_consumers("fanfare.ingress.normal").await;
+        println!("the lane has {found:?}");
+        found == wanted
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -246,9 +234,10 @@ async fn without_sql_ingress_stays_in_rabbitmq_and_now_or_never_goes_on() {
     assert_eq!((sent.status, &sent.body["status"]), (200, &json!("sent")));
     all_received(&mut devices, DEADLINE, 1).await;
 
-    eventually(HEALED, "nobody consumes the lane", async || lane(&cluster).await.2 == 0).await;
-    publish_over_amqp(&cluster, 1..=MANY).await;
-    eventually(HEALED, "they stay in the lane", async || lane(&cluster).await == (MANY, 0, 0)).await;
+    let backend = Backend::of(&cluster).await;
+    lane_has(&backend, 0, 0).await;
+    publish_over_amqp(&backend, 1..=MANY).await;
+    lane_has(&backend, MANY, 0).await;
     let arrived = "fanfare_broker_ingress_settled_total";
     for node in 0..2 {
         assert_eq!(cluster.operator(node).metric(arrived).await, 0.0, "none was taken and put back");
@@ -263,7 +252,7 @@ async fn without_sql_ingress_stays_in_rabbitmq_and_now_or_never_goes_on() {
         assert_eq!(data, (0..=MANY).collect::<Vec<_>>(), "each once");
         assert!(device.diary().closes.is_empty(), "the connection lived through it");
     }
-    eventually(HEALED, "the lane is empty", async || lane(&cluster).await.0 == 0).await;
+    lane_has(&backend, 0, 2).await;
     logged_once(&mut cluster, &["the inbox is away", "the inbox is back"]);
 }
 
@@ -278,9 +267,10 @@ async fn while_only_appends_are_stuck_ingress_stays_in_rabbitmq_and_it_shows() {
     other.execute(lock).await.expect("the lock is given");
     shows(&cluster, "inbox", "down", 503).await;
     assert!(welcomed_degraded(&cluster, 0).await, "whoever connects is told");
-    eventually(HEALED, "nobody consumes the lane", async || lane(&cluster).await.2 == 0).await;
-    publish_over_amqp(&cluster, 1..=MANY).await;
-    eventually(HEALED, "they stay in the lane", async || lane(&cluster).await == (MANY, 0, 0)).await;
+    let backend = Backend::of(&cluster).await;
+    lane_has(&backend, 0, 0).await;
+    publish_over_amqp(&backend, 1..=MANY).await;
+    lane_has(&backend, MANY, 0).await;
     other.execute("rollback").await.expect("the lock was held");
     shows(&cluster, "inbox", "up", 200).await;
     assert!(!welcomed_degraded(&cluster, 0).await);
@@ -290,7 +280,7 @@ async fn while_only_appends_are_stuck_ingress_stays_in_rabbitmq_and_it_shows() {
         data.sort_unstable();
         assert_eq!(data, (1..=MANY).collect::<Vec<_>>(), "each once");
     }
-    eventually(HEALED, "the lane is empty", async || lane(&cluster).await.0 == 0).await;
+    lane_has(&backend, 0, 2).await;
     logged_once(&mut cluster, &["the inbox is away", "the inbox is back"]);
     for node in &mut cluster.nodes {
         let log = node.process().log();

@@ -52,13 +52,15 @@ impl Backend {
         }
     }
 
-    /// A quorum queue that does not answer within a quarter of a second is called empty: asked a few times, then.
-    async fn waiting(&self, queue: &str) -> u32 {
+    /// How many messages of the queue are ready, and how many consumers it has. A quorum queue that does not answer
+    /// within a quarter of a second is called empty: asked a few times, then.
+    pub async fn ready_and_consumers(&self, queue: &str) -> (u32, u32) {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let mut most = 0;
+        let mut most = (0, 0);
         for _ in 0..5 {
             let found = self.channel.queue_declare(queue.into(), passive, FieldTable::default()).await;
-            most = most.max(found.expect("it is there").message_count());
+            let found = found.expect("it is there");
+            most = (found.message_count().max(most.0), found.consumer_count().max(most.1));
         }
         most
     }
@@ -92,10 +94,10 @@ async fn urgent_ones_arrive_while_a_hundred_thousand_low_ones_wait() {
     // The nodes stand still meanwhile, so that however quick they are there is a backlog.
     cluster.nodes.iter_mut().for_each(|node| node.process().signal("STOP"));
     backend.publish("low", (0..LOW).map(|number| to(&format!("bulk-{}", number % 500), json!(number)))).await;
-    let before = backend.waiting("fanfare.ingress.low").await;
+    let before = backend.ready_and_consumers("fanfare.ingress.low").await.0;
     cluster.nodes.iter_mut().for_each(|node| node.process().signal("CONT"));
     let beside = latencies(&backend, &mut device).await;
-    let after = backend.waiting("fanfare.ingress.low").await;
+    let after = backend.ready_and_consumers("fanfare.ingress.low").await.0;
     let (alone, beside) = (alone[HIGH / 2], beside[HIGH / 2]);
     println!("high alone {alone:?}, beside {before} to {after} low ones {beside:?}");
     // Had they waited behind the low ones, the first alone would have seen all of these go.
