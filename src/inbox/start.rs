@@ -32,6 +32,8 @@ pub(super) struct Found {
     pub(super) cursor: Option<(Epoch, Seq)>,
     /// When that was last used.
     pub(super) cursor_used: Option<UnixMillis>,
+    /// Whether it is known from where on the user follows it, if it is shared.
+    pub(super) follows: bool,
     /// When the device was last used, if it is known.
     pub(super) last_used: Option<UnixMillis>,
     /// How many other devices the user has.
@@ -271,11 +273,12 @@ fn placing(request: &Open, device: &DeviceId, found: &Found, opened: &Opened) ->
     })
 }
 
-/// The cursor as it is, if it is of a topic and was not used for some time.
+/// The cursor as it is, if it is of a topic and was not used for some time; or if the user's following was swept with
+/// the cursor of another device while this one was written.
 fn keeping(request: &Open, device: &DeviceId, found: &Found, now: UnixMillis) -> Option<Placing> {
     let is_stale = found.cursor_used.is_some_and(|at| now.since(at) >= CURSOR_USED_EVERY);
     let (epoch, start) = found.cursor?;
-    (is_stale && matches!(request.stream, Stream::Topic(_))).then(|| Placing {
+    ((is_stale || !found.follows) && matches!(request.stream, Stream::Topic(_))).then(|| Placing {
         user: request.user.clone(),
         device: device.clone(),
         stream: request.stream.clone(),

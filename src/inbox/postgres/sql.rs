@@ -169,3 +169,33 @@ told_superseded as (",
         )
     };
 }
+
+/// Whose last cursor in a topic is in `$gone` (user_id, stream) does not follow it any more, and what was read of it is
+/// forgotten. Counts, as what is gone is still seen by its statement, and a join with many of them would look at each
+/// for each.
+macro_rules! leave {
+    ($gone:literal) => {
+        concat!(
+            r#"left_behind as (
+    delete from follows
+    using (
+        select user_id, stream, count(*) as cursors
+        from "#,
+            $gone,
+            r#"
+        where stream like 'topic:%'
+        group by user_id, stream
+    ) as topic
+    where follows.user_id = topic.user_id and follows.stream = topic.stream and topic.cursors = (
+        select count(*) from cursors where cursors.user_id = topic.user_id and cursors.stream = topic.stream
+    )
+    returning follows.user_id, follows.stream
+),
+forgotten as (
+    delete from reads
+    using left_behind
+    where reads.user_id = left_behind.user_id and reads.stream = left_behind.stream
+)"#
+        )
+    };
+}

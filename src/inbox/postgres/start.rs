@@ -20,6 +20,7 @@ select coalesce(stream.epoch, store.epoch) as epoch,
     store.version_base + case when stream.id is null then store.erased_seq else 0 end as version_base,
     coalesce(user_state.reads, 0) as reads,
     own.epoch as cursor_epoch, own.acked_seq as cursor_acked, own.used_at as cursor_used,
+    follows.start_seq is not null as follows,
     device.last_used, device.others, waiting.unread + shared.unread as unread, waiting.lowest
 from unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $7::bigint[], $8::bigint[])
     with ordinality as asked (user_id, device, stream, is_own, resume_epoch, resume_seq, place)
@@ -243,6 +244,10 @@ impl Starts for PostgresInbox {
         }
         if !stale.is_empty() {
             self.write_cursors("replace", REPLACE, &stale, now).await?;
+            // One that has been swept since it was looked at is not there to be replaced.
+            let new: Vec<Placing> =
+                stale.into_iter().map(|cursor| Placing { replaces: None, ..cursor.clone() }).collect();
+            self.write_cursors("place", PLACE, &new.iter().collect::<Vec<_>>(), now).await?;
         }
         Ok(())
     }
@@ -293,6 +298,7 @@ fn found(row: &PgRow) -> Result<Found, sqlx::Error> {
         floor: Seq::from_i64(row.try_get("floor")?),
         cursor: cursor_epoch.zip(cursor_acked).map(|(epoch, acked)| (epoch_of(epoch), Seq::from_i64(acked))),
         cursor_used: cursor_used.map(UnixMillis::from_i64),
+        follows: row.try_get("follows")?,
         last_used: last_used.map(UnixMillis::from_i64),
         others: u32::try_from(row.try_get::<i64, _>("others")?).unwrap_or(u32::MAX),
         unread: count(row, "unread")?,

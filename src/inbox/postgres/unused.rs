@@ -27,9 +27,9 @@ where cursors.user_id = used.user_id and cursors.device = used.device and cursor
 "#;
 
 /// $1, $2 and $3 the cursor to go on after, $4 how many are looked at, $5 used before (0: by a version that did not
-/// know). Whose last device has left a topic does not follow it any more. One that is used meanwhile is looked at again
-/// by the lock, and stays.
-const REMOVE: &str = r#"
+/// know). One that is used meanwhile is looked at again by the lock, and stays.
+const REMOVE: &str = concat!(
+    r#"
 with page as materialized (
     select user_id, device, stream, used_at
     from cursors
@@ -52,29 +52,16 @@ gone as (
         and cursors.stream = unused.stream
     returning cursors.user_id, cursors.device, cursors.stream
 ),
-left_behind as (
-    delete from follows
-    using (select distinct user_id, stream from gone) as topic
-    where follows.user_id = topic.user_id and follows.stream = topic.stream and not exists (
-        select from cursors as other
-        where other.user_id = topic.user_id and other.stream = topic.stream and not exists (
-            select from gone
-            where gone.user_id = other.user_id and gone.device = other.device and gone.stream = other.stream
-        )
-    )
-    returning follows.user_id, follows.stream
-),
-forgotten as (
-    delete from reads
-    using left_behind
-    where reads.user_id = left_behind.user_id and reads.stream = left_behind.stream
-)
+"#,
+    leave!("gone"),
+    r#"
 select (select count(*) from page) as met, (select count(*) from gone) as removed, last.*
 from (select 1) as one
 left join (
     select user_id, device, stream from page order by user_id desc, device desc, stream desc limit 1
 ) as last on true
-"#;
+"#
+);
 
 impl PostgresInbox {
     pub(super) async fn touch_cursors(&self, cursors: &[CursorKey], now: UnixMillis) -> Result<(), Failure> {

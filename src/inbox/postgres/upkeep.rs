@@ -83,7 +83,8 @@ delete from revocations where ctid = any(array(
 "#;
 
 /// Idle devices with their cursors, sorted as those who move them do.
-const SWEEP_DEVICES: &str = r#"
+const SWEEP_DEVICES: &str = concat!(
+    r#"
 with idle as (
     delete from devices
     using (
@@ -107,12 +108,17 @@ cursor as (
     ) as theirs
     where cursors.user_id = theirs.user_id and cursors.device = theirs.device
         and cursors.stream = theirs.stream
-    returning cursors.stream
-)
+    returning cursors.user_id, cursors.stream
+),
+"#,
+    leave!("cursor"),
+    r#"
 select (select count(*) from idle) + (select count(*) from cursor) as rows
-"#;
+"#
+);
 
-const REMOVE_DEVICE: &str = r#"
+const REMOVE_DEVICE: &str = concat!(
+    r#"
 with gone as (
     delete from devices where user_id = $1 and device = $2 returning device
 ),
@@ -126,9 +132,14 @@ cursor as (
     ) as theirs
     where cursors.user_id = theirs.user_id and cursors.device = theirs.device
         and cursors.stream = theirs.stream
-)
+    returning cursors.user_id, cursors.stream
+),
+"#,
+    leave!("cursor"),
+    r#"
 select count(*) as devices from gone
-"#;
+"#
+);
 
 /// Whole streams are looked at, but no lock is taken.
 const OVERFULL: &str = r#"

@@ -69,6 +69,7 @@ const FIND: &str = concat!(
     )
     select standing.epoch, standing.head, standing.floor, standing.version_base,
         own.epoch as cursor_epoch, own.acked_seq as cursor_acked, own.used_at as cursor_used,
+        exists (select 1 from follows where user_id = ?1 and stream = ?3) as follows,
         (select last_used from devices where user_id = ?1 and device = ?2) as last_used,
         (select count(*) from devices where user_id = ?1 and device <> ?2) as others,
         waiting.unread + shared.unread as unread, waiting.lowest,
@@ -96,17 +97,16 @@ on conflict do nothing
 const TOUCH_DEVICE: &str =
     "update devices set last_used = ?3 where user_id = ?1 and device = ?2 and last_used < ?3";
 
-/// A cursor that is there stays, unless it is the very one to be replaced. Rows: [user, device,
-/// stream, epoch, start, replaced epoch, replaced acked]; ?2 now.
+/// A cursor that is there stays. Rows: [user, device, stream, epoch, start, replaced epoch, replaced acked]; ?2 now.
 const PLACE: &str = r#"
 insert into cursors (user_id, device, stream, epoch, start_seq, acked_seq, used_at)
 select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 4, ?2
 from json_each(?1)
-where value ->> 5 is null
+where true
 on conflict do nothing
 "#;
 
-/// The same, but one that is there was used now.
+/// The same, but one that is there was used now. Rows as above.
 const KEEP: &str = r#"
 insert into cursors (user_id, device, stream, epoch, start_seq, acked_seq, used_at)
 select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 4, ?2
@@ -115,6 +115,7 @@ where true
 on conflict do update set used_at = excluded.used_at where used_at < excluded.used_at
 "#;
 
+/// The very one that is to be replaced. Rows as above.
 const REPLACE: &str = r#"
 update cursors
 set epoch = asked.value ->> 3, start_seq = asked.value ->> 4, acked_seq = asked.value ->> 4, used_at = ?2
@@ -209,7 +210,8 @@ impl Starts for SqliteInbox {
     }
 
     async fn place(&self, cursors: &[Placing], now: UnixMillis) -> Result<(), Failure> {
-        self.write_cursors("place", &[PLACE, REPLACE], cursors, now).await
+        // One that has been swept since it was looked at is not there to be replaced, but placed.
+        self.write_cursors("place", &[REPLACE, PLACE], cursors, now).await
     }
 }
 
@@ -264,6 +266,7 @@ fn found_in(row: &SqliteRow) -> Result<Found, sqlx::Error> {
         floor: Seq::from_i64(row.try_get("floor")?),
         cursor: cursor_epoch.zip(cursor_acked).map(|(epoch, acked)| (epoch_of(epoch), Seq::from_i64(acked))),
         cursor_used: cursor_used.map(UnixMillis::from_i64),
+        follows: row.try_get("follows")?,
         last_used: last_used.map(UnixMillis::from_i64),
         others: u32::try_from(row.try_get::<i64, _>("others")?).unwrap_or(u32::MAX),
         unread: count_of(row.try_get("unread")?),

@@ -35,9 +35,11 @@ where (user_id, device, stream) in (select value ->> 0, value ->> 1, value ->> 2
     and used_at < ?2
 "#;
 
-/// Whose last device has left a topic does not follow it any more. Rows as above.
+/// Whose last cursor in a topic is gone does not follow it any more. Rows as above.
 const LEAVE: &str = r#"
-delete from follows where (user_id, stream) in (select value ->> 0, value ->> 2 from json_each(?1))
+delete from follows where (user_id, stream) in (
+        select value ->> 0, value ->> 2 from json_each(?1) where substr(value ->> 2, 1, 6) = 'topic:'
+    )
     and not exists (
         select 1 from cursors where cursors.user_id = follows.user_id and cursors.stream = follows.stream
     )
@@ -104,9 +106,14 @@ async fn remove(
     before: UnixMillis,
 ) -> Result<u64, sqlx::Error> {
     let removed = sqlx::query(REMOVE).bind(unused).bind(before.as_i64()).execute(&mut *connection).await?;
-    sqlx::query(LEAVE).bind(unused).execute(&mut *connection).await?;
-    sqlx::query(FORGET).bind(unused).execute(connection).await?;
+    leave(connection, unused).await?;
     Ok(removed.rows_affected())
+}
+
+/// Forgets the following of topics, and what was read of them, of those whose last cursor there was among these.
+pub(super) async fn leave(connection: &mut SqliteConnection, removed: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(LEAVE).bind(removed).execute(&mut *connection).await?;
+    sqlx::query(FORGET).bind(removed).execute(connection).await.map(drop)
 }
 
 fn key(user: &str, device: &str, stream: &str) -> Result<CursorKey, sqlx::Error> {

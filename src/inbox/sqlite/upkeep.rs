@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use sqlx::SqliteConnection;
 
 use super::retention::AT_ONCE;
+use super::unused::leave;
 use super::{SqliteInbox, rows};
 use crate::domain::{DeviceId, Stream, UnixMillis, UserId};
 use crate::inbox::failure::Failure;
@@ -75,6 +76,7 @@ delete from cursors where (user_id, device, stream) in (
     from json_each(?1) as asked
     cross join cursors on user_id = asked.value ->> 0 and device = asked.value ->> 1
 )
+returning user_id, device, stream
 "#;
 
 const REMOVE_DEVICE: &str =
@@ -184,7 +186,11 @@ impl SqliteInbox {
                 let devices = query.fetch_all(&mut *transaction).await?;
                 let count = devices.len() as u64;
                 if count > 0 {
-                    sqlx::query(REMOVE_CURSORS).bind(rows(devices)).execute(&mut *transaction).await?;
+                    let removed: Vec<(String, String, String)> = sqlx::query_as(REMOVE_CURSORS)
+                        .bind(rows(devices))
+                        .fetch_all(&mut *transaction)
+                        .await?;
+                    leave(&mut transaction, &rows(removed)).await?;
                 }
                 Ok(count)
             };

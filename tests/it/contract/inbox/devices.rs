@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use fanfare::domain::{Epoch, Seq, Stream, TopicName, UnixMillis};
-use fanfare::inbox::{Cursor, InboxError, Mark, Marked, Open, OutOfDate};
+use fanfare::inbox::{Cursor, InboxError, Mark, Marked, Open, OutOfDate, Settings};
+use sqlx::{Connection, Executor, PgConnection};
 
 use super::cases;
 use super::store::*;
+use crate::support::eventually;
 
 cases!(
     a_removed_device_starts_as_a_new_one,
@@ -18,6 +20,9 @@ cases!(
     idle_devices_are_forgotten_in_batches,
     cursors_of_topics_that_were_left_long_ago_go,
     with_the_last_cursor_of_a_topic_its_marks_go,
+    with_the_last_device_in_a_topic_its_marks_go,
+    ten_thousand_unused_cursors_go_at_once,
+    where_a_user_follows_from_is_known_again_when_a_device_starts,
 );
 
 const IDLE: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -143,6 +148,12 @@ fn topic(name: &str) -> Stream {
     Stream::Topic(TopicName::new(name).expect("a topic"))
 }
 
+/// How many of a topic alice has not read.
+async fn unread(store: &Store, of: &str) -> u64 {
+    let open = Open { stream: topic(of), ..opening("alice", None) };
+    store.open_one(open).await.expect("it opens").unread
+}
+
 /// Where a device begins in a topic now.
 async fn follow(store: &Store, name: &str, on: &str, of: &str) -> Seq {
     let open = Open { stream: topic(of), ..opening(name, Some(on)) };
@@ -201,18 +212,104 @@ async fn with_the_last_cursor_of_a_topic_its_marks_go(store: &Store) {
     store.fill(&topic("left"), 3).await;
     let mark = Mark { stream: topic("left"), marked: Marked::UpTo(Seq(2)) };
     store.inbox.mark_read(&user("alice"), &mark, store.now()).await.expect("marked");
-    let unread = async || {
-        let open = Open { stream: topic("left"), ..opening("alice", None) };
-        store.open_one(open).await.expect("it opens").unread
-    };
-    assert_eq!(unread().await, 1);
+    assert_eq!(unread(store, "left").await, 1);
     store.pass(IDLE);
     follow(store, "alice", "desk", "left").await;
     store.pass(Duration::from_millis(1));
     assert_eq!(remove_unused(store, 100).await, 2);
-    assert_eq!(unread().await, 1, "there is the desk");
+    assert_eq!(unread(store, "left").await, 1, "there is the desk");
     follow(store, "alice", "phone", "left").await;
     store.pass(IDLE + Duration::from_millis(1));
     assert_eq!(remove_unused(store, 100).await, 2);
-    assert_eq!(unread().await, 0, "nobody follows it: it would begin at the head");
+    assert_eq!(unread(store, "left").await, 0, "nobody follows it: it would begin at the head");
+}
+
+async fn with_the_last_device_in_a_topic_its_marks_go(store: &Store) {
+    for on in ["web", "phone", "desk"] {
+        store.attach("alice", on).await;
+        follow(store, "alice", on, "left").await;
+    }
+    store.fill(&topic("left"), 3).await;
+    let mark = Mark { stream: topic("left"), marked: Marked::UpTo(Seq(2)) };
+    store.inbox.mark_read(&user("alice"), &mark, store.now()).await.expect("marked");
+    assert!(remove(store, "alice", "web").await);
+    assert_eq!(unread(store, "left").await, 1, "two are left");
+    store.pass(IDLE + Duration::from_millis(1));
+    let phone = [(user("alice"), device("phone"))];
+    store.inbox.used(&phone, store.now()).await.expect("noted");
+    sweep(store, 100).await;
+    assert_eq!(unread(store, "left").await, 1, "one is left");
+    assert!(remove(store, "alice", "phone").await);
+    assert_eq!(unread(store, "left").await, 0, "nobody follows it: it would begin at the head");
+}
+
+/// As after an upgrade, when whatever was left before it grows old at one moment. A user has two devices in each topic.
+async fn ten_thousand_unused_cursors_go_at_once(store: &Store) {
+    let numbers =
+        "with recursive numbers (n) as (select 0 union all select n + 1 from numbers where n < 9999)";
+    let cursors =
+        "'user-' || (n / 20) as user_id, 'device-' || (n % 2) as device, 'topic:t' || (n / 2 % 10) as stream";
+    store
+        .sql(format!(
+            "insert into cursors (user_id, device, stream, epoch, start_seq, acked_seq, used_at)
+                {numbers} select {cursors}, 1, 0, 0, {START} from numbers;
+             insert into follows (user_id, stream, epoch, start_seq)
+                select distinct user_id, stream, 1, 0 from cursors;",
+            START = START.0
+        ))
+        .await;
+    store.fill(&topic("t0"), 1).await;
+    let unread = async || {
+        let open = Open { stream: topic("t0"), ..opening("user-0", None) };
+        store.open_one(open).await.expect("it opens").unread
+    };
+    assert_eq!(unread().await, 1);
+    store.pass(Duration::from_millis(1));
+    // As shipped: it was longer once than a call may take.
+    let inbox = store.another(&Settings { timeout: Duration::from_secs(5), ..store.settings.clone() }).await;
+    let looked = inbox.remove_unused_cursors(None, store.now(), 10_000).await.expect("in time");
+    assert_eq!(looked.removed, 10_000);
+    assert_eq!(unread().await, 0, "nobody follows it");
+}
+
+/// A sweep may take the user's following while a device of it comes back.
+async fn where_a_user_follows_from_is_known_again_when_a_device_starts(store: &Store) {
+    store.attach("alice", "web").await;
+    follow(store, "alice", "web", "news").await;
+    store.sql("delete from follows".to_owned()).await;
+    store.fill(&topic("news"), 2).await;
+    assert_eq!(unread(store, "news").await, 0, "it is not known");
+    assert_eq!(follow(store, "alice", "web", "news").await, Seq(0));
+    assert_eq!(unread(store, "news").await, 2);
+}
+
+/// A restored store has cursors of another epoch: one that is swept between the look at it and its replacement.
+#[tokio::test]
+async fn postgres_places_a_cursor_that_was_swept_when_it_was_to_be_replaced() {
+    let store = Store::postgres().await;
+    store.attach("alice", "web").await;
+    follow(&store, "alice", "web", "news").await;
+    store.fill(&topic("news"), 1).await;
+    store.new_epoch(9).await;
+    let mut sweep = PgConnection::connect(&store.settings.url).await.expect("PostgreSQL");
+    sweep.execute("begin; delete from cursors where stream = 'topic:news'").await.expect("deleted");
+    let mut other = PgConnection::connect(&store.settings.url).await.expect("PostgreSQL");
+    let swept = async {
+        let waiting = "select count(*) from pg_locks where not granted and database =
+            (select oid from pg_database where datname = current_database()) or not granted and database is null";
+        eventually(Duration::from_secs(5), "the device waits for the sweep", async || {
+            sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut other).await.expect("a count") > 0
+        })
+        .await;
+        sweep.execute("commit").await.expect("committed");
+    };
+    let open = Open { stream: topic("news"), ..opening("alice", Some("web")) };
+    let (opened, ()) = tokio::join!(store.open_one(open), swept);
+    let opened = opened.expect("it opens");
+    store.fill(&topic("news"), 1).await;
+    assert_eq!(
+        follow(&store, "alice", "web", "news").await,
+        opened.position,
+        "it is kept where it was told to be"
+    );
 }
