@@ -341,7 +341,10 @@ impl Delivery {
     /// Forgets a connection. Idempotent; never waits: presence and cursors are written by their own tasks.
     pub(super) fn detach(self: &Arc<Self>, connection: &Arc<Connection>) {
         let topics = connection.end();
-        if !self.hub.remove(connection, &topics) {
+        let was_there = self.hub.remove(connection, &topics);
+        // Also of one that ended before it followed them: until now it kept others from being the last.
+        topics.iter().for_each(|topic| self.forget_unfollowed(topic));
+        if !was_there {
             return;
         }
         self.metrics.connections.set(i64::try_from(self.hub.len()).unwrap_or(i64::MAX));
@@ -349,7 +352,6 @@ impl Delivery {
         self.cursors.seen(&connection.user, self.clock.now());
         self.cursors.flush_soon();
         self.keeper.withdraw(connection.member(&self.node));
-        topics.iter().for_each(|topic| self.forget_unfollowed(topic));
     }
 }
 

@@ -73,7 +73,8 @@ impl Delivery {
         let opened = match self.opens.call(0, open).await {
             Ok(Ok(opened)) => opened,
             Ok(Err(_)) | Err(_) => {
-                if !followed_before {
+                // One that has ended was detached before it was entered here.
+                if !followed_before || connection.has_ended() {
                     self.unfollow(connection, topic);
                 }
                 return Err((ErrorCode::Unavailable, "the inbox is not available".to_owned()));

@@ -14,6 +14,7 @@ mod freeze;
 mod habits;
 mod held;
 mod house;
+mod leaving;
 mod ledger;
 mod line;
 mod model_broker;
