@@ -48,7 +48,13 @@ impl Connection {
 
     /// Sends a frame that is no notification.
     pub(super) fn push(&self, frame: Frame) {
+        self.push_with(|_| frame);
+    }
+
+    /// The same, of a frame that says something of the session: nothing is sent in between.
+    pub(super) fn push_with(&self, make: impl FnOnce(&mut Session) -> Frame) {
         let mut state = self.lock();
+        let frame = make(&mut state.session);
         if state.phase == Phase::Welcomed && self.outlet.push(frame) == Flow::Full {
             state.session.congested();
         }

@@ -85,12 +85,14 @@ impl Delivery {
             self.unfollow(connection, topic);
             return Ok(());
         }
-        let is_at = connection.with_session(|session| session.position(&stream).filter(|_| followed_before));
-        let from = is_at.unwrap_or(opened.position);
-        let (head, gap) = (opened.head.max(from), opened.gap_from.is_some() && !followed_before);
-        let state = StreamState::new(&stream, opened.epoch, head, from, gap, opened.unread);
-        connection.push(server::subscribed(id, &state));
-        connection.with_session(|session| session.open(&stream, place(&opened)));
+        connection.push_with(|session| {
+            let is_at = session.position(&stream).filter(|_| followed_before);
+            session.open(&stream, place(&opened));
+            let from = is_at.unwrap_or(opened.position);
+            let (head, gap) = (opened.head.max(from), opened.gap_from.is_some() && !followed_before);
+            let state = StreamState::new(&stream, opened.epoch, head, from, gap, opened.unread);
+            server::subscribed(id, &state)
+        });
         self.catch_up(connection, vec![stream], &[opened]);
         Ok(())
     }
