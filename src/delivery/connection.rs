@@ -40,6 +40,8 @@ pub struct Connection {
     pub(super) unanswered: AtomicU8,
     /// Whether a pong is awaited.
     pub(super) pinged: AtomicBool,
+    /// In `ack: auto`, whether something was sent since it was last seen to owe no acknowledgement.
+    pub(super) owes_ack: AtomicBool,
     /// Whether its presence is to be refreshed.
     pub(super) alive: AtomicBool,
     /// Whether it has found room among its user's connections. Changed while none of them comes or goes.
@@ -113,6 +115,7 @@ impl Connection {
             }),
             unanswered: AtomicU8::new(0),
             pinged: AtomicBool::new(false),
+            owes_ack: AtomicBool::new(false),
             alive: AtomicBool::new(false),
             has_room: AtomicBool::new(false),
         })

@@ -61,11 +61,13 @@ impl Delivery {
             self.end_expired();
             let of_slot = &mut lagged[slot as usize];
             *of_slot = 0;
-            for connection in self.hub.all() {
-                if spread(connection.id) % SLOTS == slot {
+            let is_of_slot = |connection: &Connection| spread(connection.id) % SLOTS == slot;
+            let owes_ack = |connection: &Connection| connection.owes_ack.load(Ordering::Relaxed);
+            for connection in self.hub.all_where(|one| is_of_slot(one) || owes_ack(one)) {
+                if is_of_slot(&connection) {
                     *of_slot += i64::from(connection.with_session(|session| session.is_lagged()));
                     self.beat(&connection);
-                } else if connection.ack_mode == AckMode::Auto {
+                } else {
                     self.ask_for_late_ack(&connection);
                 }
             }
@@ -115,17 +117,24 @@ impl Delivery {
         connection.push(if connection.json_pings { server::ping() } else { Frame::ping() });
     }
 
-    /// In `ack: auto`, half a window unacknowledged asks for a pong now.
+    /// Something was sent: in `ack: auto`, half a window unacknowledged asks for a pong now, and less soon.
     pub(super) fn ask_for_ack(&self, connection: &Arc<Connection>) {
-        if connection.ack_mode == AckMode::Auto
-            && connection.with_session(|session| session.unacked()) * 2 >= self.settings.window.entries
-        {
+        if connection.ack_mode != AckMode::Auto {
+            return;
+        }
+        connection.owes_ack.store(true, Ordering::Relaxed);
+        if connection.with_session(|session| session.unacked()) * 2 >= self.settings.window.entries {
             self.ask_for_late_ack(connection);
         }
     }
 
     fn ask_for_late_ack(&self, connection: &Arc<Connection>) {
-        let owed = connection.with_session(|session| session.unacked()) > 0;
+        let owed = connection.with_session(|session| {
+            let owed = session.unacked() > 0;
+            // Under its lock: whoever sends notes it after that.
+            connection.owes_ack.store(owed, Ordering::Relaxed);
+            owed
+        });
         if owed && !connection.pinged.load(Ordering::Acquire) {
             self.ping(connection);
         }

@@ -148,6 +148,12 @@ impl<C: Member> Hub<C> {
         read(&self.all).iter().cloned().collect()
     }
 
+    /// Those that `wanted` picks, oldest first. It looks at each, while none comes or goes: it must not call the hub, nor
+    /// wait.
+    pub fn all_where(&self, wanted: impl Fn(&C) -> bool) -> Vec<Arc<C>> {
+        read(&self.all).iter().filter(|connection| wanted(connection)).cloned().collect()
+    }
+
     /// Those with a lower id than this, oldest first.
     pub fn made_before(&self, id: ConnectionId) -> Vec<Arc<C>> {
         read(&self.all).iter().take_while(|connection| connection.id() < id).cloned().collect()

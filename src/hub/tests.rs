@@ -112,6 +112,13 @@ fn on_random_runs_it_agrees_with_a_naive_list() {
                 }
                 _ => {}
             }
+            let even: Vec<_> =
+                model.iter().map(|(line, _)| line.id()).filter(|id| id.as_u64() % 2 == 0).collect();
+            let mut found: Vec<_> =
+                hub.all_where(|line| line.id().as_u64() % 2 == 0).iter().map(|line| line.id()).collect();
+            found.sort();
+            assert_eq!(found.len(), even.len(), "seed {seed}");
+            assert!(found.iter().all(|id| even.contains(id)), "seed {seed}");
             for stream in ["user:a", "user:b", "topic:x", "topic:y", "everyone"] {
                 agree(&hub, &model, &Stream::parse(stream).expect("valid"), seed);
             }
