@@ -94,7 +94,7 @@ impl Runner {
     }
 
     async fn rounds<J: Job>(&mut self, job: &mut J) {
-        let labels = JobLabels { job: J::NAME };
+        let labels = JobLabels { name: J::NAME };
         let (mut failures, mut pause) = (0_u32, self.jittered(&job.pace()));
         loop {
             sleep(pause).await;
@@ -197,7 +197,7 @@ mod tests {
         let times: Vec<u128> = times.lock().expect("whole").iter().map(|at| at.as_millis() / 100).collect();
         // At once, its pace, more at once, its pace, twice, twice (the cap), its pace.
         assert_eq!(times, [70, 80, 80, 90, 110, 130, 140]);
-        let labels = JobLabels { job: "sweep" };
+        let labels = JobLabels { name: "sweep" };
         assert_eq!(metrics.failures.get_or_create(&labels).get(), 2);
         assert_eq!(metrics.done.get_or_create(&labels).get(), 5);
     }

@@ -24,11 +24,11 @@ pub const JOBS: [&str; 13] = [
     "undelivered",
 ];
 
-/// Which job.
+/// Which job. Not `job`, which is what Prometheus calls the target: it would rename ours.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct JobLabels {
     /// One of [`JOBS`].
-    pub job: &'static str,
+    pub name: &'static str,
 }
 
 /// Which change.
@@ -64,7 +64,7 @@ impl JobMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         for job in JOBS {
-            let labels = JobLabels { job };
+            let labels = JobLabels { name: job };
             let _ = metrics.rounds.get_or_create(&labels);
             let _ = metrics.failures.get_or_create(&labels);
             let _ = metrics.done.get_or_create(&labels);

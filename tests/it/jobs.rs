@@ -237,7 +237,7 @@ async fn a_stream_keeps_its_last_entries_and_tells_of_the_gap() {
         publisher.publish(&to_alice(number)).await;
     }
     let operator = node.operator();
-    let cut = "fanfare_jobs_done_total{job=\"retention_count\"}";
+    let cut = "fanfare_jobs_done_total{name=\"retention_count\"}";
     eventually(HEALED, "forty are gone", async || operator.metric(cut).await == 40.0).await;
     let kept: Vec<u64> = (41..=60).collect();
     // One was away, one is still connected and had no room.
@@ -276,7 +276,7 @@ async fn what_is_too_old_goes_and_a_device_that_was_away_is_told_of_the_gap() {
     sqlx::raw_sql(older).execute(&mut store).await.expect("it is written");
     publisher.publish(&to_alice(5)).await;
     let operator = node.operator();
-    let gone = "fanfare_jobs_done_total{job=\"retention_age\"}";
+    let gone = "fanfare_jobs_done_total{name=\"retention_age\"}";
     eventually(A_ROUND, "four are gone", async || operator.metric(gone).await == 4.0).await;
     let (mut phone, begins) = connects(&node, "phone").await;
     assert_eq!((begins, seqs(&mut phone, 1).await), ((true, 4), vec![5]));

@@ -141,7 +141,7 @@ async fn nobody_is_called_offline_while_redis_is_away() {
     let blind = "fanfare_delivery_blind";
     eventually(DEADLINE, "the node is blind", async || operator.metric(blind).await > 0.0).await;
     // Longer than entries and graces last: it looks five times a second.
-    let looks = async || operator.metric("fanfare_jobs_rounds_total{job=\"presence\"}").await;
+    let looks = async || operator.metric("fanfare_jobs_rounds_total{name=\"presence\"}").await;
     let before = looks().await;
     eventually(NOTICED, "it looked often", async || looks().await > before + 50.0).await;
     assert_eq!(events.of_user("carol"), [ONLINE], "who cannot see cannot say that somebody is away");
@@ -178,7 +178,7 @@ async fn a_node_without_rabbitmq_calls_nobody_offline() {
     })
     .await;
     // Longer than her entry lasts, and than a pass over who is believed to be online.
-    let looks = async || first.metric("fanfare_jobs_rounds_total{job=\"presence\"}").await;
+    let looks = async || first.metric("fanfare_jobs_rounds_total{name=\"presence\"}").await;
     let before = looks().await;
     eventually(NOTICED, "it looked often", async || looks().await > before + 60.0).await;
     assert_eq!(events.of_user("alice"), [ONLINE], "she is where nobody can see her");
