@@ -12,7 +12,7 @@ use fanfare::metrics::publish::{self, PublishLabels};
 use fanfare::wire::CloseCode;
 use fanfare::wire::server::ErrorCode;
 
-fn text(path: &str) -> String {
+pub fn text(path: &str) -> String {
     let whole = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     fs::read_to_string(&whole).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
@@ -80,7 +80,7 @@ fn scraped() -> String {
 }
 
 /// Name (as scraped), type and labels of every metric, in the form of the reference.
-fn registered() -> BTreeMap<String, (String, String)> {
+pub fn registered() -> BTreeMap<String, (String, String)> {
     let text = scraped();
     let described = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let metric = |line: &str| {

@@ -11,6 +11,7 @@ mod cluster;
 mod config;
 mod conflation;
 mod contract;
+mod dashboards;
 mod dead_letters;
 mod degraded;
 mod deploy;
