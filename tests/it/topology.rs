@@ -1,28 +1,28 @@
 //! What is deployed is what is tested: `compose.yaml`, `deploy/` and the cluster of the tests
-//! agree, and the deployed files do what they say on a real Nginx and a real RabbitMQ.
+//! agree, and the deployed files do what they say on a real Nginx and a real RabbitMQ. What a proxy
+//! must do is here once; `haproxy.rs` asks the same of HAProxy.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use futures_util::{SinkExt, StreamExt};
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::{accept_async, connect_async};
 
 use crate::support::backends::{http_client, rabbit_api};
 use crate::support::cluster::NODE_IDS;
-use crate::support::nginx::{DEPLOYED, Nginx};
+use crate::support::front::Front;
+use crate::support::nginx::{self, DEPLOYED};
 use crate::support::ports::unused_ports;
 use crate::support::process::NodeSettings;
+use crate::support::stand_in::{echo, stand_in, websocket_echo};
 use crate::support::{DEADLINE, within};
 
 const COMPOSE: &str = include_str!("../../compose.yaml");
@@ -107,100 +107,70 @@ fn every_file_that_compose_mounts_is_there() {
     }
 }
 
-/// A node's stand-in: answers each HTTP request with what `answer` makes of its head (an empty
-/// answer cuts the connection), and counts requests.
-async fn stand_in(answer: fn(&str) -> String) -> (u16, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("it is bound").port();
-    let requests = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&requests);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            if let Some(head) = head(&mut stream).await {
-                count.fetch_add(1, Ordering::Relaxed);
-                // The connection may be gone; then Nginx says so to the test.
-                let _ = stream.write_all(answer(&head).as_bytes()).await;
-            }
-        }
-    });
-    (port, requests)
+/// What the nodes behind a proxy must be told; `front` is before stand-ins that echo.
+pub async fn tells_nodes_who_asks_and_believes_no_client_about_it(front: &Front) {
+    let request = http_client()
+        .get(front.http_url())
+        .header("x-forwarded-for", "6.6.6.6")
+        .header("x-forwarded-proto", "gopher")
+        .header("host", "push.example:8443");
+    let seen = request.send().await.expect("an answer").text().await.expect("a body").to_lowercase();
+    assert!(seen.contains("x-forwarded-for: 127.0.0.1\r\n"), "{seen}");
+    assert!(seen.contains("x-forwarded-proto: http\r\n"), "{seen}");
+    assert!(seen.contains("host: push.example:8443\r\n"), "{seen}");
+    assert!(!seen.contains("6.6.6.6") && !seen.contains("gopher"), "{seen}");
 }
 
-async fn head(stream: &mut TcpStream) -> Option<String> {
-    let mut bytes = Vec::new();
-    while !bytes.windows(4).any(|end| end == b"\r\n\r\n") {
-        if stream.read_buf(&mut bytes).await.ok()? == 0 {
-            return None;
-        }
-    }
-    String::from_utf8(bytes).ok()
+/// A message there and back; `front` is before a node that is gone and one that is [`websocket_echo`].
+pub async fn carries_websockets(front: &Front) {
+    let (mut socket, _) = connect_async(front.ws_url()).await.expect("an upgrade");
+    socket.send(Message::text("hello")).await.expect("sent");
+    let echoed = within(DEADLINE, "an echo", socket.next()).await;
+    assert_eq!(echoed.expect("open").expect("a message"), Message::text("hello"));
 }
 
-fn echo(head: &str) -> String {
-    let length = head.len();
-    format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{head}")
+/// The status of a POST.
+pub async fn post(front: &Front) -> u16 {
+    let post = http_client().post(front.http_url()).body("{}");
+    post.send().await.expect("an answer").status().as_u16()
+}
+
+/// Echoes, and cuts off whoever posts.
+pub fn cut_posts(head: &str) -> String {
+    if head.starts_with("POST") { String::new() } else { echo(head) }
 }
 
 #[tokio::test]
 async fn nginx_tells_nodes_who_asks_and_believes_no_client_about_it() {
     let (port, _) = stand_in(echo).await;
     let folder = TempDir::new().expect("a temporary folder");
-    let nginx = Nginx::start(folder.path(), [port, port]).await;
-    let request = http_client()
-        .get(nginx.http_url())
-        .header("x-forwarded-for", "6.6.6.6")
-        .header("host", "push.example:8443");
-    let seen = request.send().await.expect("an answer").text().await.expect("a body").to_lowercase();
-    assert!(seen.contains("x-forwarded-for: 127.0.0.1\r\n"), "{seen}");
-    assert!(seen.contains("host: push.example:8443\r\n"), "{seen}");
-    assert!(!seen.contains("6.6.6.6"), "{seen}");
+    let nginx = nginx::start(folder.path(), [port, port]).await;
+    tells_nodes_who_asks_and_believes_no_client_about_it(&nginx).await;
 }
 
 #[tokio::test]
 async fn nginx_carries_websockets_to_the_node_that_is_there() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("it is bound").port();
-    let server = tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.expect("a connection");
-            // Nginx's own first request is no handshake.
-            let Ok(mut socket) = accept_async(stream).await else {
-                continue;
-            };
-            let message = socket.next().await.expect("open").expect("a message");
-            return socket.send(message).await.expect("sent");
-        }
-    });
+    let (port, server) = websocket_echo().await;
     let folder = TempDir::new().expect("a temporary folder");
     let [gone, _] = unused_ports();
-    let nginx = Nginx::start(folder.path(), [gone, port]).await;
-    let (mut socket, _) = connect_async(nginx.ws_url()).await.expect("an upgrade");
-    socket.send(Message::text("hello")).await.expect("sent");
-    let echoed = within(DEADLINE, "an echo", socket.next()).await;
-    assert_eq!(echoed.expect("open").expect("a message"), Message::text("hello"));
+    let nginx = nginx::start(folder.path(), [gone, port]).await;
+    carries_websockets(&nginx).await;
     server.await.expect("no panic");
 }
 
 #[tokio::test]
 async fn nginx_sends_a_post_to_another_node_only_if_the_first_never_had_it() {
-    let cut_posts = |head: &str| match head.starts_with("POST") {
-        true => String::new(),
-        false => echo(head),
-    };
     let (cutting, cut) = stand_in(cut_posts).await;
     let folder = TempDir::new().expect("a temporary folder");
-    let nginx = Nginx::start(folder.path(), [cutting, cutting]).await;
+    let nginx = nginx::start(folder.path(), [cutting, cutting]).await;
     let before = cut.load(Ordering::Relaxed);
-    let post = http_client().post(nginx.http_url()).body("{}");
-    let status = post.send().await.expect("an answer").status();
-    assert_eq!((status.as_u16(), cut.load(Ordering::Relaxed)), (502, before + 1));
+    assert_eq!((post(&nginx).await, cut.load(Ordering::Relaxed)), (502, before + 1));
 
     let (port, _) = stand_in(echo).await;
     let folder = TempDir::new().expect("a temporary folder");
-    let nginx = Nginx::start(folder.path(), [unused_ports()[0], port]).await;
+    let nginx = nginx::start(folder.path(), [unused_ports()[0], port]).await;
     for _ in 0..4 {
-        let post = http_client().post(nginx.http_url()).body("{}");
-        assert_eq!(post.send().await.expect("an answer").status(), 200);
+        assert_eq!(post(&nginx).await, 200);
     }
 }
 

@@ -7,7 +7,8 @@ use tempfile::TempDir;
 
 use super::backends::{amqp_url, postgres_url, redis_url};
 use super::device::{Device, DeviceOptions};
-use super::nginx::Nginx;
+use super::front::Front;
+use super::nginx;
 use super::operator::Operator;
 use super::process::{NodeProcess, NodeSettings, run};
 use super::proxy::ChaosProxy;
@@ -22,7 +23,7 @@ pub const NODE_IDS: [&str; 2] = ["node-1", "node-2"];
 pub struct TestCluster {
     // Fields are dropped in order: first who connects, then who is connected to.
     /// In front of both.
-    pub nginx: Nginx,
+    pub nginx: Front,
     /// Both nodes, in the order of [`NODE_IDS`].
     pub nodes: Vec<NodeProcess>,
     /// What they were configured with.
@@ -68,7 +69,7 @@ impl TestCluster {
         });
         migrate(&settings[0], folder.path(), &credentials).await;
         let ports = [settings[0].http_port, settings[1].http_port];
-        let nginx = Nginx::start(folder.path(), ports).await;
+        let nginx = nginx::start(folder.path(), ports).await;
         let mut nodes: Vec<_> = settings
             .into_iter()
             .map(|settings| NodeProcess::spawn(settings, folder.path(), &credentials))

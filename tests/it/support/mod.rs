@@ -9,6 +9,7 @@ pub mod client;
 pub mod cluster;
 pub mod device;
 pub mod events;
+pub mod front;
 pub mod jwks;
 pub mod nginx;
 pub mod operator;
@@ -18,6 +19,7 @@ pub mod proxy;
 pub mod publisher;
 pub mod redis_server;
 pub mod single;
+pub mod stand_in;
 pub mod tokens;
 
 /// How long a test waits for anything that should happen at once. Generous: two busy cores run
