@@ -19,6 +19,7 @@ mod docs;
 mod drain;
 mod fault_account;
 mod faults;
+mod haproxy;
 mod http;
 mod ingress;
 mod jobs;

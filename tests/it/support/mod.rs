@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod device;
 pub mod events;
 pub mod front;
+pub mod haproxy;
 pub mod jwks;
 pub mod nginx;
 pub mod operator;
