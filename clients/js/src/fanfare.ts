@@ -160,7 +160,7 @@ export class Fanfare<Data = unknown> {
   /** Connects now, also after it has stopped. */
   connect(): void {
     this.#leader?.connection.connect();
-    this.#tabs?.post({ connect: true });
+    this.#say({ connect: true });
   }
 
   /** The device may have slept or changed its network: looks after the connection. Pages do so by themselves. */
@@ -196,13 +196,12 @@ export class Fanfare<Data = unknown> {
       lockManager: locks,
       name: `fanfare:${this.#url}:${this.#whose}`,
       onLead: () => this.#lead(),
-      onLost: () => {
+      onFollow: () => {
         this.#unlead();
-        this.#say({ joins: true });
+        this.#wish(true);
       },
       onMessage: (message, tab) => this.#heard(message, tab),
     });
-    this.#say({ topics: [...this.#session.wanted.keys()], joins: true });
   }
 
   async #firstToken(): Promise<string> {
@@ -269,8 +268,8 @@ export class Fanfare<Data = unknown> {
     this.#leader?.acknowledge();
   }
 
-  #wish(): void {
-    this.#say({ topics: [...this.#session.wanted.keys()] });
+  #wish(joins?: true): void {
+    this.#say({ topics: [...this.#session.wanted.keys()], joins });
     this.#leader?.follow();
   }
 
@@ -294,8 +293,11 @@ export class Fanfare<Data = unknown> {
     if (connect) leader.connection.connect();
     if (joins || wake) {
       const { unread, version, streams } = session;
-      const now = { state: this.#state.value, count: { unread: unread.value, version } };
-      this.#say(joins ? { lead: streams.standings(), ...now } : now);
+      this.#say({
+        lead: joins && streams.standings(),
+        state: this.#state.value,
+        count: { unread: unread.value, version },
+      });
     }
   }
 }

@@ -22,7 +22,7 @@ export interface Message {
   /** What I want to follow. */
   topics?: string[];
   /** Tell me how things stand. */
-  joins?: boolean;
+  joins?: true;
   wake?: boolean;
   connect?: boolean;
 }
@@ -31,9 +31,10 @@ interface Seams {
   clock: Clock;
   lockManager: LockManager;
   name: string;
-  /** This tab holds the socket from now on; or no longer. */
+  /** This tab holds the socket from now on. */
   onLead(): void;
-  onLost(): void;
+  /** It does not, or no longer, and others hear it. */
+  onFollow(): void;
   onMessage(message: Message, tab: string): void;
 }
 
@@ -48,6 +49,7 @@ export class Tabs {
   #leader = "";
   #known = new Set<string>();
   #timer: unknown;
+  #ready = false;
   #closed = false;
   /** Resolved, these give the locks back. */
   #ends: (() => void)[] = [];
@@ -56,12 +58,18 @@ export class Tabs {
     this.#seams = seams;
     this.#channel = new BroadcastChannel(seams.name);
     this.#channel.onmessage = ({ data: [tab, message] }) => this.#heard(tab, message);
-    this.#lock(seams.name + this.#id, {}, () => this.#hold());
-    this.#queue({});
+    const start = () => {
+      this.#ready = true;
+      this.#seams.onFollow();
+      this.#queue({});
+      return this.#hold();
+    };
+    // Nothing is said before it is granted: who hears this tab waits for its lock, and had it first would think it gone.
+    this.#lock(this.#seams.name + this.#id, {}, start).catch(start);
   }
 
   post(message: Message): void {
-    if (!this.#closed) this.#channel.postMessage([this.#id, message]);
+    if (this.#ready) this.#channel.postMessage([this.#id, message]);
   }
 
   /** Asks the leader to look after its connection; if it does not answer it sleeps, and this tab takes over. */
@@ -72,6 +80,7 @@ export class Tabs {
 
   close(): void {
     this.#closed = true;
+    this.#ready = false;
     this.#seams.clock.clearTimeout(this.#timer);
     for (const end of this.#ends) end();
     this.#channel.close();
@@ -101,7 +110,7 @@ export class Tabs {
   #lose(): void {
     if (!this.leads) return;
     this.leads = false;
-    this.#seams.onLost();
+    this.#seams.onFollow();
     this.#queue({});
   }
 

@@ -20,8 +20,9 @@ after(async () => {
 });
 
 /** A new tab with a client of `user`. */
-async function tab(user, { context = desktop.context, ...options } = {}) {
+async function tab(user, { context = desktop.context, init, ...options } = {}) {
   const page = await context.newPage();
+  if (init) await page.addInitScript(init);
   page.on("pageerror", (error) => console.error(error));
   await page.goto(pages.origin);
   await page.evaluate(([given, token]) => window.start(given, token), [{ url: server.url, ...options }, server.token(user)]);
@@ -125,6 +126,23 @@ test("each tab gets the topics that it asked for, and what no tab wants any more
   await second.close();
   await until(async () => (await server.connections("fay"))[0]?.streams.length === 3, "offers is followed no more");
   await first.close();
+});
+
+test("a tab whose locks come late is not taken for one that has gone", async () => {
+  const first = await tab("fee");
+  await live(first);
+  const late = () => {
+    const { request } = LockManager.prototype;
+    LockManager.prototype.request = async function (...given) {
+      await new Promise((resolve) => setTimeout(resolve, 500));
+      return request.apply(this, given);
+    };
+  };
+  const second = await tab("fee", { topics: ["offers"], init: late });
+  await holds(second, () => seen.subscribed.length === 1);
+  await server.publish("", { to: { topic: "offers" }, title: "o" });
+  await arrived(second, 1);
+  await closeAll(first, second);
 });
 
 test("what the closed tab did not handle of its topic goes to the tab that asks for the topic next", async () => {
