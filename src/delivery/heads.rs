@@ -132,18 +132,22 @@ impl Delivery {
         let followed = stream.is_shared() && self.shared.holds(stream);
         let mut reset = Vec::new();
         for (connection, before) in readers {
-            let next = connection.with_session(|session| {
+            if connection.has_ended() {
+                continue;
+            }
+            let (next, was_live) = connection.with_session(|session| {
+                let was_live = session.is_live(stream, epoch);
                 // The node reads a shared stream's gap once for all; a session reads what it alone missed.
-                let with_node = followed
-                    && head >= before
-                    && session.is_live(stream, epoch)
-                    && session.position(stream) >= Some(node);
-                if with_node { Next::Wait } else { session.head(stream, epoch, head, before) }
+                let with_node =
+                    followed && head >= before && was_live && session.position(stream) >= Some(node);
+                let next = if with_node { Next::Wait } else { session.head(stream, epoch, head, before) };
+                (next, was_live)
             });
             match next {
                 Next::Wait | Next::Lagged => {}
                 Next::Read => {
-                    self.metrics.head_repairs.inc();
+                    // Who is held back, or reads already, is behind for that.
+                    self.metrics.head_repairs.inc_by(u64::from(was_live));
                     self.reader.want(&connection, stream.clone());
                 }
                 Next::Reset => reset.push(connection),

@@ -155,9 +155,8 @@ impl Delivery {
         let (given, sent, next) = connection.take_page(stream, after, page, self.clock.now());
         self.given(connection, given);
         self.metrics.delivered.inc_by(sent);
-        if sent > 0 {
-            self.ask_for_ack(connection);
-        }
+        // Also if it brought nothing but a gap, which is acknowledged, too.
+        self.ask_for_ack(connection);
         match next {
             Next::Wait => {}
             Next::Lagged => {

@@ -205,7 +205,8 @@ impl PostgresInbox {
         let due = self.sweep_kind(SWEEP_DUE, before.due, limit).await?;
         let entries = self.sweep_kind(SWEEP_ENTRIES, before.expired, limit).await?;
         let bodies = self.sweep_kind(SWEEP_BODIES, before.expired, limit).await?;
-        let devices = self.sweep_devices(before.devices, limit).await?;
+        // Each may have a thousand cursors, and those of its user are counted for each topic.
+        let devices = self.sweep_devices(before.devices, (limit / 10).max(1)).await?;
         let revocations = self.sweep_kind(SWEEP_REVOCATIONS, before.revocations, limit).await?;
         Ok(keys + due + entries + bodies + devices + revocations)
     }

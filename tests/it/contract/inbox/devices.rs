@@ -295,8 +295,8 @@ async fn postgres_places_a_cursor_that_was_swept_when_it_was_to_be_replaced() {
     sweep.execute("begin; delete from cursors where stream = 'topic:news'").await.expect("deleted");
     let mut other = PgConnection::connect(&store.settings.url).await.expect("PostgreSQL");
     let swept = async {
-        let waiting = "select count(*) from pg_locks where not granted and database =
-            (select oid from pg_database where datname = current_database()) or not granted and database is null";
+        let waiting = "select count(*) from pg_stat_activity
+            where datname = current_database() and wait_event_type = 'Lock'";
         eventually(Duration::from_secs(5), "the device waits for the sweep", async || {
             sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut other).await.expect("a count") > 0
         })
