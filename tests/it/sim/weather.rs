@@ -72,7 +72,13 @@ where
 {
     let quiet = world.shared.stage.quiet().clone();
     let weather = weather(Arc::clone(world));
-    tokio::spawn(async move { quiet.run_until_cancelled(weather).await });
+    tokio::spawn(async move {
+        tokio::select! {
+            biased; // A fault that is due in the moment in which faults end would never be undone.
+            () = quiet.cancelled() => {}
+            () = weather => {}
+        }
+    });
 }
 
 async fn broker_outages(world: Arc<World>, (least, most): (u64, u64)) {
