@@ -24,8 +24,8 @@ const GROUP: usize = 500;
 /// How many connections are ended at a time.
 const RESETS: usize = 256;
 
-/// Where sessions stood before heads were asked for.
-type Asked = HashMap<Stream, HashMap<ConnectionId, Seq>>;
+/// Who reads each stream, and where their sessions stood before heads were asked for.
+type Asked = HashMap<Stream, Vec<(Arc<Connection>, Seq)>>;
 
 impl Delivery {
     /// Checks heads, for ever: at the usual pace, faster while blind or without a broker, and in one
@@ -98,7 +98,8 @@ impl Delivery {
                         if stream.is_shared() {
                             node = self.take_shared_head(stream, head.epoch, head.head, node);
                         }
-                        self.take_head(stream, head.epoch, head.head, &asked[stream], node);
+                        let readers = asked.remove(stream).unwrap_or_default();
+                        self.take_head(stream, head.epoch, head.head, readers, node);
                         self.compare_reads(stream, head.reads);
                     }
                 }
@@ -118,20 +119,22 @@ impl Delivery {
         }
     }
 
-    /// `stream` stands at `head`; `before` are sessions' positions from before it was asked for, and `node` says from
-    /// where on this node brings everything in a shared stream.
+    /// `stream` stands at `head`; `readers` are connections with their sessions' positions from before it was asked for,
+    /// and `node` says from where on this node brings everything in a shared stream.
     pub(super) fn take_head(
         self: &Arc<Self>,
         stream: &Stream,
         epoch: Epoch,
         head: Seq,
-        before: &HashMap<ConnectionId, Seq>,
+        readers: impl IntoIterator<Item = (Arc<Connection>, Seq)>,
         node: Seq,
     ) {
         let followed = stream.is_shared() && self.shared.holds(stream);
         let mut reset = Vec::new();
-        for connection in self.hub.readers(stream) {
-            let before = before.get(&connection.id).copied().unwrap_or_default();
+        for (connection, before) in readers {
+            if connection.has_ended() {
+                continue;
+            }
             let (next, was_live) = connection.with_session(|session| {
                 let was_live = session.is_live(stream, epoch);
                 // The node reads a shared stream's gap once for all; a session reads what it alone missed.
@@ -169,7 +172,7 @@ impl Delivery {
 fn note(asked: &mut Asked, connection: &Arc<Connection>) {
     connection.with_session(|session| {
         for (stream, status) in session.status() {
-            asked.entry(stream.clone()).or_default().insert(connection.id, status.position);
+            asked.entry(stream.clone()).or_default().push((Arc::clone(connection), status.position));
         }
     });
 }

@@ -3,7 +3,6 @@
 //! Entries of users are offered at once, from whichever task brings them; items of shared streams go
 //! through one task, which keeps each stream's order and its tail.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -93,7 +92,8 @@ impl Delivery {
                     if stream.is_shared() {
                         node = self.take_shared_head(&stream, epoch, head, node);
                     }
-                    self.take_head(&stream, epoch, head, &HashMap::new(), node);
+                    let readers = self.hub.readers(&stream).into_iter().map(|reader| (reader, Seq(0)));
+                    self.take_head(&stream, epoch, head, readers, node);
                 }
             }
             Item::Blind { node, for_ms } => self.hear_blind(node, for_ms),
