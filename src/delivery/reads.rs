@@ -22,9 +22,10 @@ const FRAME_IDS: usize = 400;
 /// How a connection stands in the marks of its user.
 #[derive(Debug, Default)]
 pub(super) struct Told {
-    /// What it was last told. Before `welcome`: the highest counter that it heard of.
+    /// What it was last told: every mark up to this one, and the newest count. Before `welcome`: the highest mark
+    /// that it heard of.
     now: Unread,
-    /// The highest counter that it heard of.
+    /// The highest mark that it heard of since marks were last asked for.
     heard: u64,
     missed: Missed,
 }
@@ -46,6 +47,13 @@ impl Told {
         *self = Self { now, heard: self.now.reads, missed };
     }
 
+    /// It is told of all marks up to `now.reads`. A count is of its own moment: the newest holds.
+    fn take(&mut self, now: Unread) {
+        let reads = self.now.reads.max(now.reads);
+        let newest = if now.version >= self.now.version { now } else { self.now };
+        self.now = Unread { reads, ..newest };
+    }
+
     /// Whether marks are owed that a full socket had no room for.
     pub(super) fn is_owed(&self) -> bool {
         self.missed == Missed::Some
@@ -61,17 +69,18 @@ impl Connection {
             state.told.now.reads = state.told.now.reads.max(now.reads);
             return false;
         }
-        // One that has a higher number and a lower version is of a life of the store that a restore has ended.
-        let is_over = now.reads <= state.told.now.reads || now.version < state.told.now.version;
-        if state.phase == Phase::Ended || is_over {
+        if state.phase == Phase::Ended || now.reads <= state.told.now.reads {
             return false;
         }
         state.told.heard = state.told.heard.max(now.reads);
-        if now.reads > state.told.now.reads + 1 || state.session.is_congested() {
+        // A lower version was counted before marks that are told already, or is of a life of the store that a restore has
+        // ended: the inbox knows.
+        let is_next = now.reads == state.told.now.reads + 1 && now.version >= state.told.now.version;
+        if !is_next || state.session.is_congested() {
             state.told.missed = state.told.missed.max_some();
             return !state.session.is_congested();
         }
-        state.told.now = now;
+        state.told.take(now);
         if self.outlet.push(server::read(None, stream, marked, now.unread, now.version)) == Flow::Full {
             state.session.congested();
         }
@@ -85,14 +94,14 @@ impl Connection {
         if state.phase != Phase::Welcomed {
             return false;
         }
-        // A mark that changed nothing is none: the last one is somebody else's.
+        // A mark that changed nothing has no number of its own: the last one is somebody else's.
         let own = u64::from(!marked.is_empty());
         state.told.heard = state.told.heard.max(now.reads);
         let missed = now.reads > state.told.now.reads + own;
         if missed {
             state.told.missed = state.told.missed.max_some();
-        } else if now.version >= state.told.now.version {
-            state.told.now = now;
+        } else {
+            state.told.take(now);
         }
         let Unread { unread, version, .. } = state.told.now;
         if self.outlet.push(server::read(id, stream, marked, unread, version)) == Flow::Full {
@@ -120,6 +129,8 @@ impl Connection {
             && !state.session.is_congested();
         if wanted {
             state.told.missed = Missed::Asked;
+            // What is heard from now on may be later than the answer.
+            state.told.heard = state.told.now.reads;
         }
         wanted.then_some(state.told.now.reads)
     }
@@ -128,21 +139,21 @@ impl Connection {
     fn take_missed(&self, changes: &[ReadChange], now: Unread) -> bool {
         let mut guard = self.lock();
         let state = &mut *guard;
-        state.told.missed = Missed::Nothing;
-        if state.phase != Phase::Welcomed || now.reads <= state.told.now.reads {
-            return false;
+        let is_news = now.reads > state.told.now.reads;
+        state.told.take(now);
+        let is_behind = state.told.heard > state.told.now.reads;
+        state.told.missed = if is_behind { Missed::Some } else { Missed::Nothing };
+        if state.phase != Phase::Welcomed || !is_news {
+            return state.phase == Phase::Welcomed && is_behind;
         }
-        state.told.now = now;
-        if state.told.heard > now.reads {
-            state.told.missed = Missed::Some;
-        }
+        let Unread { unread, version, .. } = state.told.now;
         let frames = changes.iter().flat_map(|change| {
             pieces(&change.marked).into_iter().map(|marked| (change.stream.clone(), marked))
         });
         // What was marked may be gone since; the count and its version are told all the same.
         let counts = changes.is_empty().then(|| (Stream::User(self.user.clone()), Marked::Ids(Vec::new())));
         for (stream, marked) in frames.chain(counts) {
-            let frame = server::read(None, &stream, &marked, now.unread, now.version);
+            let frame = server::read(None, &stream, &marked, unread, version);
             if self.outlet.push(frame) == Flow::Full {
                 state.session.congested();
             }

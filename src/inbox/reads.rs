@@ -86,7 +86,9 @@ pub struct Look {
 pub trait ReadState: Send + Sync {
     /// Marks as read; marking twice changes nothing and does not raise the version. Entries of shared streams are marked for
     /// this user alone. Answers what was changed (ids that were marked before or are not there are left out) and
-    /// how things stand then. Writes `receipt.read` where that is switched on (own streams only).
+    /// how things stand then; they may stand so with marks that were made at the same time, but where something was
+    /// changed `reads` is the number of this mark alone, which no other one has. Writes `receipt.read` where that is
+    /// switched on (own streams only).
     async fn mark_read(
         &self,
         user: &UserId,

@@ -12,6 +12,16 @@ use crate::domain::{NotificationId, Seq, Stream, UnixMillis, UserId};
 use crate::inbox::failure::Failure;
 use crate::inbox::{InboxError, InboxPage, Look, Mark, Marked, ReadChange, ReadState, State, Unread};
 
+/// What a mark wrote.
+struct Written {
+    /// How much was marked.
+    marked: u64,
+    /// Which notifications, where these are told.
+    ids: Vec<NotificationId>,
+    /// Which mark of the user's it is.
+    reads: u64,
+}
+
 /// $1 user, $2 the user's stream, $3 what, $4 now, $5 whether events are written. The entries are locked
 /// first, sorted; only if there are some is the counter raised, so it grows with what it counts.
 macro_rules! mark_own {
@@ -44,7 +54,7 @@ marked as (
 told as ("#,
             tell!("read", whose!("marked"), "$4", "$5"),
             r#")
-select array_agg(body order by seq) as ids, count(*) as marked from marked
+select array_agg(body order by seq) as ids, count(*) as marked, (select reads from bumped) as reads from marked
 "#
         )
     };
@@ -86,7 +96,7 @@ fallen as (
     delete from reads using streams
     where reads.user_id = $1 and reads.stream = $2 and streams.name = $2 and reads.seq <= streams.floor_seq
 )
-select array_agg(found.body order by found.seq) as ids, count(*) as marked
+select array_agg(found.body order by found.seq) as ids, count(*) as marked, (select reads from bumped) as reads
 from found join marked on marked.seq = found.seq
 "#;
 
@@ -117,7 +127,7 @@ folded as (
     delete from reads using followed
     where reads.user_id = $1 and reads.stream = $2 and reads.seq <= followed.read_seq
 )
-select null::uuid[] as ids, count(*) as marked from followed
+select null::uuid[] as ids, count(*) as marked, (select reads from bumped) as reads from followed
 "#;
 
 const HEAD: &str = "select coalesce(max(last_seq), 0) as head from streams where name = $1";
@@ -150,14 +160,14 @@ impl PostgresInbox {
     async fn mark(&self, user: &UserId, mark: &Mark, now: UnixMillis) -> Result<(Marked, Unread), Failure> {
         let stream = mark.stream.to_string();
         let is_own = matches!(&mark.stream, Stream::User(of) if of == user);
-        let marked = match &mark.marked {
+        let (marked, written) = match &mark.marked {
             Marked::Ids(asked) => {
                 let ids: Vec<Uuid> = asked.iter().map(|id| id.0).collect();
                 let text = if is_own { MARK_OWN_IDS } else { MARK_SHARED_IDS };
                 let query = sqlx::query(text).bind(user.as_str()).bind(&stream).bind(&ids);
-                let (_, marked) = self.write_marks(query, is_own, now).await?;
-                let mut marked: HashSet<NotificationId> = marked.into_iter().collect();
-                Marked::Ids(asked.iter().copied().filter(|id| marked.remove(id)).collect())
+                let written = self.write_marks(query, is_own, now).await?;
+                let mut marked: HashSet<NotificationId> = written.ids.iter().copied().collect();
+                (Marked::Ids(asked.iter().copied().filter(|id| marked.remove(id)).collect()), written)
             }
             Marked::UpTo(seq) => {
                 // Nobody has read what is not there yet. The head only grows, so it may be asked for before.
@@ -166,22 +176,18 @@ impl PostgresInbox {
                 let up_to = seq.as_i64().min(head);
                 let text = if is_own { MARK_OWN_UP_TO } else { MARK_SHARED_UP_TO };
                 let query = sqlx::query(text).bind(user.as_str()).bind(&stream).bind(up_to);
-                match self.write_marks(query, is_own, now).await? {
-                    (0, _) => Marked::Ids(Vec::new()),
-                    _ => Marked::UpTo(Seq::from_i64(up_to)),
-                }
+                let written = self.write_marks(query, is_own, now).await?;
+                let is_new = written.marked > 0;
+                (if is_new { Marked::UpTo(Seq::from_i64(up_to)) } else { Marked::Ids(Vec::new()) }, written)
             }
         };
-        Ok((marked, self.own_unread(user, now).await?))
+        // Other marks may come between the two statements, and are counted; this one keeps its number.
+        let unread = self.own_unread(user, now).await?;
+        let reads = if marked.is_empty() { unread.reads } else { written.reads };
+        Ok((marked, Unread { reads, ..unread }))
     }
 
-    /// Answers how much was marked, and the notifications where these are told.
-    async fn write_marks(
-        &self,
-        query: Query<'_>,
-        is_own: bool,
-        now: UnixMillis,
-    ) -> Result<(u64, Vec<NotificationId>), Failure> {
+    async fn write_marks(&self, query: Query<'_>, is_own: bool, now: UnixMillis) -> Result<Written, Failure> {
         let query = if is_own { query.bind(now.as_i64()).bind(self.receipt_events) } else { query };
         let row = self.row("mark_read", query).await?;
         let marked = self.read_row(count(&row, "marked"))?;
@@ -189,7 +195,8 @@ impl PostgresInbox {
             self.calls.metrics.count_receipts(State::Read.as_str(), marked);
         }
         let ids: Option<Vec<Uuid>> = self.read_row(row.try_get("ids"))?;
-        Ok((marked, ids.unwrap_or_default().into_iter().map(NotificationId).collect()))
+        let ids = ids.unwrap_or_default().into_iter().map(NotificationId).collect();
+        Ok(Written { marked, ids, reads: self.read_row(count(&row, "reads"))? })
     }
 
     /// How things stand is looked at first: what is marked meanwhile is told now, and once more after.

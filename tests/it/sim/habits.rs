@@ -2,7 +2,8 @@
 //!
 //! Owns what a client says of its own accord. It must never judge what arrives; the witness does.
 
-use fanfare::domain::{Stream, TopicName};
+use fanfare::domain::{NotificationId, Stream, TopicName};
+use fanfare::inbox::{Mark, Marked};
 use fanfare::wire::AckMode;
 
 use super::device::Device;
@@ -115,6 +116,9 @@ impl Device {
         if known.is_empty() {
             return;
         }
+        if self.stage.chance(self.plan.marks_at_once) {
+            return self.mark_over_http(stream, known);
+        }
         let (seq, id) = self.stage.one_of(&known);
         let what = match self.stage.chance(30) {
             true => format!(r#""up_to":{seq}"#),
@@ -124,6 +128,22 @@ impl Device {
         let name = stream.client_name();
         let frame = format!(r#"{{"type":"read","id":{number},"stream":"{name}",{what}}}"#);
         visit.say(&frame);
+    }
+
+    /// Some of `known` are marked one by one, all at once, and the device waits for no answer.
+    fn mark_over_http(&self, stream: &Stream, known: Vec<(u64, NotificationId)>) {
+        for (_, id) in known.into_iter().take(4) {
+            let Some(node) = publisher::any_node(&self.world) else {
+                continue;
+            };
+            let (user, mark) =
+                (self.user.clone(), Mark { stream: stream.clone(), marked: Marked::Ids(vec![id]) });
+            tokio::spawn(async move {
+                node.freezer.thawed().await;
+                // Whether it was marked is the store's to say.
+                let _ = node.delivery.mark_read(&user, &mark).await;
+            });
+        }
     }
 
     /// A place without an epoch, which only means something in a store that is never restored.

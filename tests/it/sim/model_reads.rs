@@ -152,8 +152,15 @@ impl ReadState for ModelInbox {
         mark: &Mark,
         now: UnixMillis,
     ) -> Result<(Marked, Unread), InboxError> {
-        let (user, mark) = (user.clone(), mark.clone());
-        self.call(move |store, ledger, _| store.mark(ledger, &user, &mark, now)).await
+        let (whose, mark) = (user.clone(), mark.clone());
+        let (marked, at_once) =
+            self.call(move |store, ledger, _| store.mark(ledger, &whose, &mark, now)).await?;
+        // A store may mark and count one after the other: marks of others come between.
+        let user = user.clone();
+        let unread = self.call(move |_, ledger, _| books::unread(ledger.now(), &user, now)).await?;
+        let numbered = !marked.is_empty() && !self.store.has(Plant::MarksUnnumbered);
+        let reads = if numbered { at_once.reads } else { unread.reads };
+        Ok((marked, Unread { reads, ..unread }))
     }
 
     async fn read_since(

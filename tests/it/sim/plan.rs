@@ -132,6 +132,8 @@ pub enum Plant {
     UnguardedFiring,
     /// Heads say nothing of read marks.
     MarksForgotten,
+    /// A mark is answered with how many there are, not with its own number.
+    MarksUnnumbered,
     /// `new-epoch` leaves the unread versions as they were.
     VersionsGoBack,
     /// Nodes send whatever they have, whatever was acknowledged.
@@ -166,6 +168,8 @@ pub struct Plan {
     pub keyed: u32,
     /// How far apart a connection is sent updates of one collapse key.
     pub conflation: Duration,
+    /// So many times of a hundred that something is marked as read, several are, over HTTP, all at once.
+    pub marks_at_once: u32,
     /// How many topics there are.
     pub topics: u64,
     /// All follow one and the same topic, the next one every so many milliseconds; else each what it likes.
@@ -201,6 +205,7 @@ impl Plan {
         prompt: NEVER,
         keyed: 25,
         conflation: Duration::ZERO,
+        marks_at_once: 0,
         topics: 2,
         fashion: None,
         rush: 0,

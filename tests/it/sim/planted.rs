@@ -19,7 +19,7 @@
 //! | 3.7: envelopes go to every node with a device of the user | none: breaking it costs reads, and loses nothing |
 //! | 3: an ack passes nothing that waits to be merged | rule `ack_written` |
 //! | 3.8: a cancellation is an entry | `UnenteredCancel` |
-//! | 3: heads are compared, read marks too | no head checks, `MarksForgotten` |
+//! | 3: heads are compared, read marks too | no head checks, `MarksForgotten`, `MarksUnnumbered` |
 //! | 3: presence lost is seen by the lease; the broker's return is seen | `SilentFlush`, `SilentOutage` |
 //! | 3: without a broker heads are compared every second or two, from the beginning | `UnnoticedOutage` |
 //! | 3: a window for each stream | `NoWindow` |
@@ -98,7 +98,9 @@ const ALARMED: Plan = Plan {
 };
 /// Envelopes are lost, and heads are checked.
 const LOSSY: Plan = Plan::STORM.in_weather(Weather { lost: 15, ..Weather::CALM });
-/// The same, and what was marked as read is gone before a device that missed the mark can ask for it.
+/// The same, and much is marked as read at once.
+const MARKING: Plan = Plan { marks_at_once: 60, ..LOSSY };
+/// As lossy, and what was marked as read is gone before a device that missed the mark can ask for it.
 const PRUNED: Plan = Plan::STORM.in_weather(Weather { lost: 25, retention: true, ..Weather::CALM });
 /// Answers of SQL are lost, so backends ask again; nothing else fails, and no periodic head check helps.
 const UNSURE: Plan = Plan {
@@ -111,7 +113,7 @@ const UNSURE: Plan = Plan {
 const LONG: Plan = Plan { active: Duration::from_secs(24), ..Plan::CALM };
 
 /// What fails alone, and ends well as long as no rule is broken.
-pub const UNPLANTED: [(&str, Plan); 16] = [
+pub const UNPLANTED: [(&str, Plan); 17] = [
     ("brief", Plan::BRIEF),
     ("arriving", Plan::ARRIVING),
     ("fashion", Plan::FASHION),
@@ -121,6 +123,7 @@ pub const UNPLANTED: [(&str, Plan); 16] = [
     ("cut off", CUT_OFF),
     ("alarmed", ALARMED),
     ("lossy", LOSSY),
+    ("marking", MARKING),
     ("pruned", PRUNED),
     // Where reads fail, too, a head check is what heals.
     ("unsure", Plan { head_check: Plan::STORM.head_check, settle: Plan::STORM.settle, ..UNSURE }),
@@ -310,6 +313,11 @@ fn what_has_expired_and_is_still_read_is_seen() {
 #[test]
 fn heads_without_read_marks_leave_a_device_with_a_wrong_count() {
     must_find(LOSSY.planted(Plant::MarksForgotten), &[Kind::Read]);
+}
+
+#[test]
+fn marks_that_are_not_numbered_each_leave_one_untold() {
+    must_find(MARKING.planted(Plant::MarksUnnumbered), &[Kind::Read]);
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn request(world: &World) -> (Target, String) {
     (target, format!(r#"{{"to":{to},"title":"t","body":"{body}"{more}}}"#))
 }
 
-fn any_node(world: &World) -> Option<Node> {
+pub fn any_node(world: &World) -> Option<Node> {
     let nodes = world.nodes.lock().expect("no panic under it");
     let all: Vec<&Node> = nodes.values().collect();
     (!all.is_empty()).then(|| (*world.shared.stage.one_of(&all)).clone())

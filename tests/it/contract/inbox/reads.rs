@@ -324,12 +324,15 @@ async fn marks_at_once_raise_the_version_each(store: &Store) {
         let mark = Mark { stream: own("alice"), marked: Marked::Ids(vec![id]) };
         tokio::spawn(async move { inbox.mark_read(&user("alice"), &mark, now).await })
     });
-    let mut versions = Vec::new();
+    let (mut versions, mut numbers) = (Vec::new(), Vec::new());
     for mark in marks.collect::<Vec<_>>() {
         let (_, unread) = mark.await.expect("it ends").expect("it is marked");
         versions.push((unread.version, unread.unread));
+        numbers.push(unread.reads);
     }
     versions.sort_unstable();
+    numbers.sort_unstable();
+    assert_eq!(numbers, Vec::from_iter(1..=20), "each has a number of its own");
     // An answer may tell of marks that were made at the same time.
     for (version, unread) in &versions {
         assert_eq!(version + unread, 40, "each version goes with one count");
