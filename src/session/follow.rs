@@ -132,13 +132,21 @@ impl Follow {
             self.pass(entry.seq);
             return Verdict::Skip;
         }
-        if congested || !self.busy().sent.has_room(entry.bytes, window, now) {
+        if congested || !self.has_room(entry.bytes, window, now) {
             self.phase = Phase::Lagged;
             self.remember(epoch, entry.seq, rules);
             return Verdict::Lagged;
         }
         self.push_sent(entry);
         if self.keep(&entry, conflation, now) { Verdict::Kept } else { Verdict::Send }
+    }
+
+    /// Whether the window takes so many bytes more. If not, room for them is what is waited for.
+    fn has_room(&mut self, bytes: usize, window: Window, now: UnixMillis) -> bool {
+        let busy = self.busy();
+        let has_room = busy.sent.has_room(bytes, window, now);
+        busy.wants = if has_room { 0 } else { u32::try_from(bytes).unwrap_or(u32::MAX) };
+        has_room
     }
 
     /// Seqs of two epochs cannot be compared: the later offer wins.
@@ -183,8 +191,8 @@ impl Follow {
             return None;
         }
         let (mut entries, mut bytes) = (0, 0);
-        if let Some(Busy { sent, .. }) = self.busy.as_deref_mut() {
-            if !sent.has_room(0, window, now) {
+        if let Some(Busy { sent, wants, .. }) = self.busy.as_deref_mut() {
+            if !sent.has_room(*wants as usize, window, now) {
                 return None;
             }
             (entries, bytes) = (sent.len(), sent.bytes());
@@ -254,7 +262,7 @@ impl Follow {
                 self.pass(entry.seq);
                 continue;
             }
-            if *congested || !self.busy().sent.has_room(entry.bytes, window, now) {
+            if *congested || !self.has_room(entry.bytes, window, now) {
                 self.phase = Phase::Lagged;
                 return Next::Lagged;
             }
@@ -264,7 +272,13 @@ impl Follow {
         if rules.move_to_through {
             self.pass(self.position.max(page.through));
         }
-        self.finish(page, act)
+        let next = self.finish(page, act);
+        if next == Next::Read && !self.has_room(0, window, now) {
+            // Page by page it has filled its window: there is nothing to read before something is acknowledged.
+            self.phase = Phase::Lagged;
+            return Next::Lagged;
+        }
+        next
     }
 
     /// After a whole page: live if nothing is known to be missing.

@@ -127,6 +127,38 @@ fn a_full_window_holds_back_and_an_ack_reads_on() {
 }
 
 #[test]
+fn a_window_that_is_full_by_its_bytes_is_told_too_and_nothing_is_read_for_it() {
+    let mut session = live_at(0);
+    for seq in [1, 2] {
+        let large = Offered { bytes: 400, ..entry(seq) };
+        assert_eq!(session.offer(&stream(), EPOCH, large, NOW), Verdict::Send);
+    }
+    let large = Offered { bytes: 400, ..entry(3) };
+    assert_eq!(session.offer(&stream(), EPOCH, large, NOW), Verdict::Lagged);
+    assert_eq!(session.begin_read(&stream(), NOW), None);
+    assert_eq!((session.stuck(NOW), session.stuck(NOW)), (vec![], vec![stream()]));
+    assert!(ack(&mut session, 2).is_ok_and(|acked| acked.read));
+    assert!(session.begin_read(&stream(), NOW).is_some());
+}
+
+#[test]
+fn whoever_acknowledges_nothing_of_a_long_replay_is_held_back_and_reads_on_with_an_ack() {
+    let mut session = Session::new(None, window(), Rules::SOUND);
+    session.follow(stream());
+    session.open(&stream(), Place { epoch: EPOCH, position: Seq(0), cursor: Seq(0) });
+    for after in [0, 2] {
+        assert!(session.begin_read(&stream(), NOW).is_some());
+        let entries = [entry(after + 1), entry(after + 2)];
+        let next = steps(&mut session, view(after, &entries, after + 2, 9)).1;
+        assert_eq!(next, if after == 0 { Next::Read } else { Next::Lagged });
+    }
+    assert!(session.is_lagged());
+    assert_eq!(session.begin_read(&stream(), NOW), None);
+    assert!(ack(&mut session, 2).is_ok_and(|acked| acked.read));
+    assert_eq!(session.begin_read(&stream(), NOW).map(|read| read.entries), Some(2));
+}
+
+#[test]
 fn what_has_expired_makes_room_where_there_is_none() {
     let mut session = live_at(0);
     let soon = Some(UnixMillis(NOW.0 + 5_000));

@@ -59,7 +59,7 @@ impl Follow {
         let Some(busy) = &mut self.busy else {
             return false;
         };
-        if busy.sent.has_room(0, window, now) {
+        if busy.sent.has_room(busy.wants as usize, window, now) {
             busy.stuck = Stuck::No;
             return false;
         }

@@ -25,6 +25,8 @@ pub(super) struct Busy {
     /// `None` as long as nothing with a collapse key comes, or nothing is to wait.
     pub(super) conflation: Option<Box<Conflation>>,
     pub(super) stuck: Stuck,
+    /// The bytes of the entry that the window had no room for, while it has none.
+    pub(super) wants: u32,
 }
 
 // The size class of the allocator that it fills.
@@ -50,6 +52,7 @@ impl Busy {
             sent: Sent::default(),
             conflation: None,
             stuck: Stuck::No,
+            wants: 0,
         }
     }
 
