@@ -28,8 +28,9 @@ pub(super) struct Followed {
     pub(super) epoch: Epoch,
     /// The last entry that was offered to sessions.
     pub(super) position: Seq,
-    /// The last entries up to `position`, without a hole.
+    /// All that there is after `tail_after`, up to `position`.
     tail: VecDeque<Arrived>,
+    tail_after: Seq,
     tail_bytes: usize,
     /// Entries above `position + 1` that wait for those before them.
     early: BTreeMap<Seq, Arrived>,
@@ -45,6 +46,7 @@ impl Followed {
             epoch,
             position,
             tail: VecDeque::new(),
+            tail_after: position,
             tail_bytes: 0,
             early: BTreeMap::new(),
             known: position,
@@ -53,12 +55,12 @@ impl Followed {
     }
 
     fn append(&mut self, arrived: Arrived) {
-        self.position = arrived.entry.seq;
-        self.known = self.known.max(self.position);
         if arrived.parcel.ends_others() {
             // What it ends must not be given to who comes later: they read the inbox, which knows.
             self.forget_tail();
         }
+        self.position = arrived.entry.seq;
+        self.known = self.known.max(self.position);
         self.tail_bytes += arrived.parcel.len();
         self.tail.push_back(arrived);
         while self.tail.len() > TAIL_ENTRIES || self.tail_bytes > TAIL_BYTES {
@@ -66,16 +68,16 @@ impl Followed {
                 break;
             };
             self.tail_bytes -= oldest.parcel.len();
+            self.tail_after = oldest.entry.seq;
         }
     }
 
     /// The entries after `after`, if the tail has all of them.
     pub(super) fn page(&self, after: Seq, max_entries: usize, max_bytes: usize) -> Option<Page> {
-        let first = self.tail.front()?.entry.seq;
-        if after.next() < first || after > self.position {
+        if self.tail.is_empty() || after < self.tail_after || after > self.position {
             return None;
         }
-        let skip = usize::try_from(after.0 + 1 - first.0).ok()?;
+        let skip = self.tail.partition_point(|arrived| arrived.entry.seq <= after);
         let (mut entries, mut bytes, mut through) = (Vec::new(), 0, self.position);
         for arrived in self.tail.iter().skip(skip) {
             bytes += arrived.parcel.len();
@@ -111,22 +113,22 @@ impl Followed {
     /// whether to read on.
     pub(super) fn take(&mut self, stream: &Stream, after: Seq, page: Page) -> (Vec<Arrived>, bool) {
         let mut in_order = Vec::new();
+        if page.floor > self.position {
+            // Whoever is below it has to be told of the gap, which a read does.
+            self.position = page.floor;
+            self.forget_tail();
+        }
         for entry in page.entries {
             if entry.seq <= self.position {
                 continue;
             }
-            if self.position.next() != entry.seq {
-                // A hole (expired): sessions pass it by a read of their own, so the tail starts anew.
-                self.forget_tail();
-            }
+            // What is missing before it is gone (expired, replaced): sessions find that in the tail, too, and none has to
+            // read for itself.
             let arrived = Arrived::read(stream, page.epoch, entry);
             self.append(arrived.clone());
             in_order.push(arrived);
         }
-        if page.through > self.position {
-            self.forget_tail();
-            self.position = page.through;
-        }
+        self.position = self.position.max(page.through);
         let position = self.position;
         self.early.retain(|seq, _| *seq > position);
         self.close_up(&mut in_order);
@@ -138,17 +140,18 @@ impl Followed {
         (in_order, self.reading)
     }
 
+    /// From here on it is kept anew.
+    fn forget_tail(&mut self) {
+        self.tail.clear();
+        (self.tail_bytes, self.tail_after) = (0, self.position);
+    }
+
     /// Moves over early entries as far as there is no gap.
     fn close_up(&mut self, in_order: &mut Vec<Arrived>) {
         while let Some(next) = self.early.remove(&self.position.next()) {
             self.append(next.clone());
             in_order.push(next);
         }
-    }
-
-    fn forget_tail(&mut self) {
-        self.tail.clear();
-        self.tail_bytes = 0;
     }
 }
 
@@ -157,5 +160,57 @@ impl Arrived {
         let parcel = Parcel::of(&entry.content);
         let Entry { seq, device, expires_at, .. } = entry;
         Self { parcel, expires_at, entry: EntryRef { stream: stream.clone(), epoch, seq, device } }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::inbox::Content;
+
+    const EPOCH: Epoch = Epoch(3);
+
+    fn entry(seq: u64, json: &'static str) -> Entry {
+        let content = Content::Notification { json: Bytes::from_static(json.as_bytes()), is_read: false };
+        Entry { seq: Seq(seq), device: None, expires_at: None, content }
+    }
+
+    fn read(entries: Vec<Entry>, through: u64) -> Page {
+        Page { epoch: EPOCH, floor: Seq(0), head: Seq(through), through: Seq(through), entries }
+    }
+
+    fn seqs(page: Option<Page>) -> Option<(Vec<u64>, u64)> {
+        page.map(|page| (page.entries.iter().map(|entry| entry.seq.0).collect(), page.through.0))
+    }
+
+    #[test]
+    fn sessions_find_in_the_tail_that_something_is_gone_and_need_not_read_it_each() {
+        let mut followed = Followed::new(EPOCH, Seq(10));
+        let newest = entry(12, r#"{"id":"b","collapse_key":"score"}"#);
+        let (in_order, more) = followed.take(&Stream::Everyone, Seq(10), read(vec![newest], 14));
+        assert_eq!((in_order.len(), more, followed.position), (1, false, Seq(14)));
+        assert_eq!(seqs(followed.page(Seq(10), 9, 1_000)), Some((vec![12], 14)));
+        assert_eq!(seqs(followed.page(Seq(12), 9, 1_000)), Some((vec![], 14)));
+        assert_eq!(seqs(followed.page(Seq(9), 9, 1_000)), None, "what was before is not known here");
+    }
+
+    #[test]
+    fn whoever_is_below_the_floor_reads_and_is_told_of_the_gap() {
+        let mut followed = Followed::new(EPOCH, Seq(10));
+        let page = Page { floor: Seq(12), ..read(vec![entry(13, r#"{"id":"a"}"#)], 13) };
+        followed.take(&Stream::Everyone, Seq(10), page);
+        assert_eq!(seqs(followed.page(Seq(10), 9, 1_000)), None);
+        assert_eq!(seqs(followed.page(Seq(12), 9, 1_000)), Some((vec![13], 13)));
+    }
+
+    #[test]
+    fn what_an_entry_ends_is_not_in_the_tail_behind_it() {
+        let mut followed = Followed::new(EPOCH, Seq(10));
+        let entries = vec![entry(11, r#"{"id":"a"}"#), entry(12, r#"{"id":"b","collapse_key":"score"}"#)];
+        followed.take(&Stream::Everyone, Seq(10), read(entries, 12));
+        assert_eq!(seqs(followed.page(Seq(10), 9, 1_000)), None, "11 may be what 12 ends");
+        assert_eq!(seqs(followed.page(Seq(11), 9, 1_000)), Some((vec![12], 12)));
     }
 }
