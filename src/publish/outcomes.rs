@@ -133,7 +133,12 @@ impl Outcomes {
                 self.arrived.notified().await;
                 continue;
             };
-            tokio::time::sleep_until(next).await;
+            tokio::select! {
+                biased; // Only so that simulations replay.
+                () = tokio::time::sleep_until(next) => {}
+                // Its first question may come before all others.
+                () = self.arrived.notified() => continue,
+            }
             let due = self.take_due(Instant::now() + TOGETHER);
             for group in due.chunks(GROUP) {
                 let ids: Vec<NotificationId> = group.iter().map(|(_, id)| *id).collect();
