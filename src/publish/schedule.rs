@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::{NotificationId, Publication, Ttl, UnixMillis};
+use crate::domain::{NotificationId, Priority, Publication, Ttl, UnixMillis};
 use crate::inbox::{DueSchedule, Schedule, Scheduled};
 use crate::metrics::publish::PublishLabels;
 use crate::wire::publish::{Limits, accept, check_schedule, parse, with_ttl};
@@ -80,7 +80,9 @@ impl Publishing {
             collapse_key: publication.collapse_key,
             scheduled: true,
         };
-        self.commit(job, publication.priority).await
+        // Its time has come: it waits behind nothing that may wait, and the others of its round not for it. A round is a
+        // few, so low ones that come this way hold up nobody.
+        self.commit(job, publication.priority.min(Priority::Normal)).await
     }
 
     /// When a publication is to be kept for; `None`: it is published now.

@@ -30,6 +30,7 @@ use fanfare::wire::{CloseCode, Frame, Hello};
 use hyper_util::service::TowerToHyperService;
 use reqwest::{Method, Response};
 use serde_json::Value;
+use sqlx::{Connection, Executor, SqliteConnection};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -63,7 +64,7 @@ pub struct Rig {
     pub readiness: watch::Sender<Readiness>,
     pub drains: Arc<AtomicUsize>,
     client: reqwest::Client,
-    _folder: TempDir,
+    folder: TempDir,
     _cancel: DropGuard,
 }
 
@@ -139,7 +140,7 @@ impl Rig {
             readiness,
             drains,
             client: http_client(),
-            _folder: folder,
+            folder,
             _cancel: cancel.drop_guard(),
         }
     }
@@ -152,6 +153,14 @@ impl Rig {
     /// A publish request with the key of the publisher who may do everything.
     pub fn publish(&self, body: impl Into<reqwest::Body>) -> reqwest::RequestBuilder {
         self.ask(Method::POST, "/v1/notifications").bearer_auth(KEY).body(body)
+    }
+
+    /// Nothing is written before what this returns is closed.
+    pub async fn hold_store(&self) -> SqliteConnection {
+        let url = format!("sqlite://{}/inbox.db", self.folder.path().display());
+        let mut other = SqliteConnection::connect(&url).await.expect("the file");
+        other.execute("begin immediate").await.expect("the lock is taken");
+        other
     }
 
     /// Publishes this, which must be accepted; answers the id.

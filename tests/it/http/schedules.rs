@@ -1,5 +1,6 @@
 //! `deliver_at`: kept, replayed, cancelled, fired once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fanfare::clock::Clock;
@@ -8,8 +9,10 @@ use fanfare::inbox::{DueSchedule, Schedule, Schedules};
 use fanfare::publish::Fired;
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::Connection;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::task::JoinSet;
 
 use super::rig::{KEY, Rig, got};
 
@@ -160,4 +163,32 @@ async fn a_schedule_that_was_accepted_is_published_although_limits_were_lowered_
     assert!(matches!(fired, Fired::Published), "{fired:?}");
     let inbox = got(rig.ask_as("u10000", Method::GET, "/v1/inbox")).await;
     assert_eq!(inbox.json["entries"].as_array().map(Vec::len), Some(1), "{}", inbox.json);
+}
+
+#[tokio::test]
+async fn a_low_one_fires_in_its_time_however_many_low_ones_wait() {
+    let rig = Rig::start().await;
+    let mut later = body(in_an_hour());
+    later["priority"] = json!("low");
+    assert_eq!(got(rig.publish(later.to_string())).await.status, 202);
+    let due = claim(&rig).await.pop().expect("it is due");
+    let store = rig.hold_store().await;
+    let low = json!({"to": {"users": ["bob"]}, "priority": "low"}).to_string();
+    let (rig, mut waiting) = (Arc::new(rig), JoinSet::new());
+    // Some are being written, and so many wait that one more is refused.
+    for _ in 0..200 {
+        let (rig, low) = (Arc::clone(&rig), low.clone());
+        waiting.spawn(async move { got(rig.publish(low)).await.status });
+    }
+    assert_eq!(waiting.join_next().await.expect("there are some").expect("it ends"), 503);
+    let publishing = Arc::clone(&rig.publishing);
+    let firing = tokio::spawn(async move { publishing.fire(due).await });
+    // All run on one thread, each in its turn: it stands in its queue now, or was refused.
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    store.close().await.expect("the store goes on");
+    let fired = firing.await.expect("it ends");
+    assert!(matches!(fired, Fired::Published), "{fired:?}");
+    while waiting.join_next().await.is_some() {}
 }
