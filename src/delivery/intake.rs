@@ -15,16 +15,12 @@ use super::conflation::Given;
 use super::connection::Connection;
 use super::followed::Arrived;
 use super::parcel::Parcel;
-use crate::domain::{DeviceId, NodeId, NotificationId, Seq, Stream, UnixMillis};
+use crate::domain::{DeviceId, NOW, NodeId, NotificationId, Seq, Stream, UnixMillis};
 use crate::inbox::Unread;
 use crate::routing::Local;
 use crate::session::{Offered, Pushed, Verdict};
 use crate::wire::envelope::{EntryRef, Item};
 use crate::wire::{Frame, Tail, server};
-
-/// How long a notification for now or never may be on its way: far more than it takes, and than clocks of
-/// nodes may differ.
-const NOW: Duration = Duration::from_secs(10);
 
 /// Through which publishers of this node reach its connections.
 pub(super) struct LocalDoor(pub(super) Weak<Delivery>);
@@ -140,7 +136,8 @@ impl Delivery {
         let is_run = run.len() > 1;
         let mut sent = 0;
         for connection in readers {
-            let before = sent;
+            // Anew for each: to offer to a hundred thousand takes so long that something may expire meanwhile.
+            let (before, now) = (sent, self.clock.now());
             for (one, frame, collapse_key) in &run {
                 let offered = Offered {
                     seq: one.entry.seq,

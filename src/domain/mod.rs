@@ -10,6 +10,6 @@ pub mod stream;
 pub mod time;
 
 pub use id::{ConnectionId, DeviceId, IdError, NodeId, NotificationId, PublisherId, TopicName, UserId};
-pub use notification::{Notification, Priority, Publication, Recipient, Target, Ttl};
+pub use notification::{NOW, Notification, Priority, Publication, Recipient, Target, Ttl};
 pub use stream::{Epoch, Seq, Stream};
 pub use time::UnixMillis;

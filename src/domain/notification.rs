@@ -38,13 +38,17 @@ impl Priority {
     }
 }
 
+/// How old what is for now or never may become on its way (in a lane, a node's queue, a socket's buffer): far more than
+/// it takes, and than clocks of nodes may differ.
+pub const NOW: Duration = Duration::from_secs(10);
+
 /// How long a notification is worth delivering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Ttl {
     /// Until retention removes it.
     #[default]
     UntilRetention,
-    /// Now or never (`ttl: 0`): not stored, no seq, no ack.
+    /// Now or never (`ttl: 0`): not stored, no seq, no ack, and not sent when it is [`NOW`] old.
     NowOrNever,
     /// Not delivered later than this after it was accepted; 1 s to 30 days.
     Lives(Duration),

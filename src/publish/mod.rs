@@ -38,7 +38,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::Publisher;
 use crate::batch::{Batcher, Shape};
 use crate::clock::Clock;
-use crate::domain::{NotificationId, Priority, Publication, Stream, Ttl, UnixMillis};
+use crate::domain::{NOW, NotificationId, Priority, Publication, Stream, Ttl, UnixMillis};
 use crate::inbox::{Idempotency, Inbox, InboxError};
 use crate::metrics::publish::{PublishLabels, PublishMetrics};
 use crate::routing::Router;
@@ -236,18 +236,20 @@ impl Publishing {
         }
     }
 
-    /// Takes from the TTL how long the request has waited; that of one for later counts from its time.
+    /// Takes from the TTL how long the request has waited; that of one for later counts from its time. What is for now or
+    /// never may wait for a moment.
     fn count_the_wait(
         &self,
         publication: &mut Publication,
         sent_at: Option<UnixMillis>,
     ) -> Result<(), PublishError> {
-        if let (Ttl::Lives(ttl), Some(sent_at), None) = (publication.ttl, sent_at, publication.deliver_at) {
-            let left = ttl.saturating_sub(self.clock.now().since(sent_at));
-            if left.is_zero() {
-                return Err(PublishError::Expired);
-            }
-            publication.ttl = Ttl::Lives(left);
+        let (Some(sent_at), None) = (sent_at, publication.deliver_at) else { return Ok(()) };
+        let waited = self.clock.now().since(sent_at);
+        match publication.ttl {
+            Ttl::Lives(ttl) if ttl <= waited => return Err(PublishError::Expired),
+            Ttl::NowOrNever if NOW <= waited => return Err(PublishError::Expired),
+            Ttl::Lives(ttl) => publication.ttl = Ttl::Lives(ttl.saturating_sub(waited)),
+            Ttl::NowOrNever | Ttl::UntilRetention => {}
         }
         Ok(())
     }
