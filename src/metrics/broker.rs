@@ -40,6 +40,8 @@ pub struct BrokerMetrics {
     pub envelopes: Counter,
     /// Messages that carried them; several envelopes go as one.
     pub messages: Counter,
+    /// Empty messages to nobody, sent while there is nothing else, to hear of an alarm.
+    pub probes: Counter,
     /// Envelopes waiting to go.
     pub waiting: Gauge,
     /// Messages whose confirm has not come yet.
@@ -131,6 +133,11 @@ impl BrokerMetrics {
             "broker_messages",
             "Messages published to nodes; each carries one or more envelopes",
             self.messages.clone(),
+        );
+        registry.register(
+            "broker_probes",
+            "Empty messages to nobody, to hear whether the broker has an alarm",
+            self.probes.clone(),
         );
         registry.register(
             "broker_waiting_envelopes",

@@ -153,6 +153,7 @@ async fn lives_without_the_broker(cluster: &TestCluster, devices: &mut [Device; 
     assert!(welcomed_degraded(cluster, 1).await);
 }
 
+/// The second node publishes nothing of its own, and neither does before both say so: RabbitMQ tells only who publishes.
 #[tokio::test]
 async fn a_blocked_rabbitmq_is_told_apart_and_costs_no_answer() {
     let mut cluster = TestCluster::start_with(QUICK).await;

@@ -2,8 +2,9 @@
 //!
 //! Owns the outgoing side of one session: it drains the outbox, keeps confirms in flight (bounded window, few per
 //! destination so that what queues up meanwhile goes as one message), and is the only writer of the health while
-//! the session lives. Nothing waits for a confirm; a returned message is counted. It must never publish under an alarm:
-//! confirms would not come, and lapin would hold the messages in memory.
+//! the session lives. Nothing waits for a confirm; a returned message is counted. RabbitMQ tells of an alarm only those
+//! who publish: who has nothing to send sends a probe now and then. It must never publish under an alarm that it knows
+//! of: confirms would not come, and lapin would hold the messages in memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -25,6 +26,10 @@ use crate::broker::{Destination, Health};
 const PER_DESTINATION: usize = 4;
 /// How often the age of confirms is looked at.
 const LOOK: Duration = Duration::from_millis(250);
+/// Who has published nothing for so long sends a probe.
+const QUIET: Duration = Duration::from_secs(1);
+/// The routing key of probes. Ids of nodes have no `/`, so no queue is bound for it.
+const PROBE: &str = "probe/";
 /// Without an alarm, confirms that stay away for this many operation timeouts mean a broken session.
 const BROKEN_AFTER: u32 = 6;
 
@@ -38,12 +43,15 @@ pub(super) struct Publisher {
     /// When each unconfirmed message left, oldest first.
     left: BTreeMap<u64, Instant>,
     next: u64,
+    /// When something was last published; `None`: not in this session.
+    spoke: Option<Instant>,
 }
 
 /// A message whose confirm came, or never will.
 struct Landed {
     flight: u64,
-    to: Destination,
+    /// `None`: a probe.
+    to: Option<Destination>,
     outcome: lapin::Result<Confirmation>,
 }
 
@@ -58,6 +66,7 @@ impl Publisher {
             busy: HashMap::new(),
             left: BTreeMap::new(),
             next: 0,
+            spoke: None,
         }
     }
 
@@ -68,7 +77,7 @@ impl Publisher {
         cancel: CancellationToken,
     ) -> Result<(), SessionError> {
         let ended = self.drive(events, &cancel).await;
-        let lost = u64::try_from(self.flights.len()).unwrap_or(u64::MAX);
+        let lost = u64::try_from(self.unconfirmed()).unwrap_or(u64::MAX);
         self.shared.metrics.drop_for("disconnected", lost);
         self.shared.metrics.unconfirmed.set(0);
         ended
@@ -84,6 +93,7 @@ impl Publisher {
         let mut look = tokio::time::interval(LOOK);
         loop {
             self.fill();
+            self.probe();
             tokio::select! {
                 () = cancel.cancelled() => return Ok(()),
                 () = shared.outbox.arrived() => {}
@@ -107,15 +117,18 @@ impl Publisher {
             self.publish(batch);
         }
         let metrics = &self.shared.metrics;
-        metrics.unconfirmed.set(gauge(self.flights.len()));
+        metrics.unconfirmed.set(gauge(self.unconfirmed()));
         metrics.waiting.set(gauge(self.shared.outbox.len()));
-        self.shared.in_flight(self.flights.len());
+        self.shared.in_flight(self.unconfirmed());
+    }
+
+    /// Messages with envelopes that are in flight.
+    fn unconfirmed(&self) -> usize {
+        self.busy.values().sum()
     }
 
     fn publish(&mut self, batch: Batch) {
-        let flight = self.next;
-        self.next += 1;
-        self.left.insert(flight, Instant::now());
+        let flight = self.depart();
         *self.busy.entry(batch.to.clone()).or_default() += 1;
         self.shared.metrics.messages.inc();
         let channel = self.channel.clone();
@@ -123,26 +136,52 @@ impl Publisher {
         self.flights.push(
             async move {
                 let outcome = publish(&channel, &batch).await;
-                Landed { flight, to: batch.to, outcome }
+                Landed { flight, to: Some(batch.to), outcome }
             }
             .boxed(),
         );
     }
 
+    /// Publishes nothing to nobody when nothing else was published for a while: an alarm is told in answer to that only,
+    /// and a broker that hangs does not confirm it.
+    fn probe(&mut self) {
+        let is_quiet = self.flights.is_empty() && self.spoke.is_none_or(|spoke| spoke.elapsed() >= QUIET);
+        if !is_quiet || *self.shared.health.borrow() != Health::Up {
+            return;
+        }
+        let flight = self.depart();
+        self.shared.metrics.probes.inc();
+        let channel = self.channel.clone();
+        self.flights.push(async move { Landed { flight, to: None, outcome: probe(&channel).await } }.boxed());
+    }
+
+    /// Notes that a message leaves now.
+    fn depart(&mut self) -> u64 {
+        let (flight, now) = (self.next, Instant::now());
+        self.next += 1;
+        self.left.insert(flight, now);
+        self.spoke = Some(now);
+        flight
+    }
+
     fn on_landed(&mut self, landed: Landed) -> Result<(), SessionError> {
         self.left.remove(&landed.flight);
-        if let Some(busy) = self.busy.get_mut(&landed.to) {
+        let outcome = landed.outcome?;
+        let Some(to) = landed.to else {
+            return Ok(());
+        };
+        if let Some(busy) = self.busy.get_mut(&to) {
             *busy -= 1;
             if *busy == 0 {
-                self.busy.remove(&landed.to);
+                self.busy.remove(&to);
             }
         }
         let metrics = &self.shared.metrics;
-        match landed.outcome? {
+        match outcome {
             Confirmation::Ack(None) | Confirmation::NotRequested => {}
             Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => {
                 metrics.unroutable.inc();
-                tracing::debug!(to = ?landed.to, "a message came back: no such node is there");
+                tracing::debug!(?to, "a message came back: no such node is there");
             }
             Confirmation::Nack(None) => metrics.drop_for("refused", 1),
         }
@@ -174,6 +213,12 @@ async fn publish(channel: &Channel, batch: &Batch) -> lapin::Result<Confirmation
     let confirm =
         channel.basic_publish(short(exchange), short(key), options, &batch.body, properties).await?;
     confirm.await
+}
+
+/// Transient, empty, and confirmed at once, as no queue takes it.
+async fn probe(channel: &Channel) -> lapin::Result<Confirmation> {
+    let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
+    channel.basic_publish(short(NODES), short(PROBE), options, &[], properties).await?.await
 }
 
 fn on_event(event: Option<Event>) -> Result<(), SessionError> {

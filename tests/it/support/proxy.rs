@@ -1,7 +1,6 @@
 //! A TCP proxy in front of one backend, so that one test can lose it without all others losing it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,7 +15,7 @@ enum Mode {
     Cut,
     /// Connections stay, new ones are taken, and no byte passes: the backend, or the network, hangs.
     Freeze,
-    /// As RabbitMQ under an alarm: it says so on connections that publish, and reads nothing from them.
+    /// As RabbitMQ under an alarm: a connection that publishes something meanwhile is told, and not read any more.
     Block,
 }
 
@@ -59,8 +58,8 @@ impl ChaosProxy {
         self.mode.send_replace(Mode::Freeze);
     }
 
-    /// As if RabbitMQ had an alarm (memory or disk): connections that publish are told, and not read any more.
-    /// Those that consume go on.
+    /// As if RabbitMQ had an alarm (memory or disk): a connection that publishes something is told then, and not read any
+    /// more. Those that publish nothing go on and hear nothing.
     pub fn block(&self) {
         self.mode.send_replace(Mode::Block);
     }
@@ -91,39 +90,38 @@ async fn carry(client: TcpStream, target: String, mut modes: watch::Receiver<Mod
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
     let (up, down) = (modes.clone(), modes.clone());
-    let publishes = AtomicBool::new(false);
+    let blocked = watch::Sender::new(false);
     // Whatever ends first ends all of it.
     tokio::select! {
-        () = pump(client_read, server_write, up, &publishes) => {}
-        () = pump_back(server_read, client_write, down, &publishes) => {}
+        () = pump(client_read, server_write, up, &blocked) => {}
+        () = pump_back(server_read, client_write, down, blocked.subscribe()) => {}
         _ = modes.wait_for(|mode| *mode == Mode::Cut) => {}
     }
 }
-
-/// What the name of a connection that publishes ends with, as nodes name theirs for RabbitMQ.
-const PUBLISHES: &[u8] = b" publish";
 
 /// From the client to the server, until its end.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut modes: watch::Receiver<Mode>,
-    publishes: &AtomicBool,
+    blocked: &watch::Sender<bool>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
+    let mut frames = Frames::of_client();
     loop {
         let Ok(length @ 1..) = from.read(&mut buffer).await else {
             return;
         };
-        if buffer[..length].windows(PUBLISHES.len()).any(|part| part == PUBLISHES) {
-            publishes.store(true, Ordering::Relaxed);
-        }
-        let passes = |mode: &Mode| match mode {
-            Mode::Block => !publishes.load(Ordering::Relaxed),
-            mode => *mode == Mode::Pass,
-        };
-        if modes.wait_for(passes).await.is_err() {
+        let publishes = frames.pass(&buffer[..length]);
+        if modes.wait_for(|mode| matches!(mode, Mode::Pass | Mode::Block)).await.is_err() {
             return;
+        }
+        if publishes && *modes.borrow() == Mode::Block {
+            blocked.send_replace(true);
+            if modes.wait_for(|mode| *mode == Mode::Pass).await.is_err() {
+                return;
+            }
+            blocked.send_replace(false);
         }
         if to.write_all(&buffer[..length]).await.is_err() {
             return;
@@ -136,13 +134,13 @@ async fn pump_back(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut modes: watch::Receiver<Mode>,
-    publishes: &AtomicBool,
+    mut blocked: watch::Receiver<bool>,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     let mut frames = Frames::default();
     let mut told = false;
     loop {
-        let blocks = *modes.borrow_and_update() == Mode::Block && publishes.load(Ordering::Relaxed);
+        let blocks = *blocked.borrow_and_update();
         if blocks != told && frames.is_between() {
             let word = if blocks { BLOCKED } else { UNBLOCKED };
             if to.write_all(word).await.is_err() {
@@ -155,7 +153,7 @@ async fn pump_back(
                 Ok(length @ 1..) => length,
                 _ => return,
             },
-            changed = modes.changed() => match changed {
+            changed = blocked.changed() => match changed {
                 Ok(()) => continue,
                 Err(_) => return,
             },
@@ -175,37 +173,68 @@ const BLOCKED: &[u8] = b"\x01\x00\x00\x00\x00\x00\x12\x00\x0a\x00\x3c\x0dlow on 
 /// `connection.unblocked`.
 const UNBLOCKED: &[u8] = b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x3d\xce";
 
-/// Where frames begin and end in what a server sends. Of use for AMQP only.
+/// `basic.publish`: how the payload of its frame, of the type 1, begins.
+const PUBLISH: [u8; 4] = [0, 60, 0, 40];
+
+/// Where frames begin and end in what one side sends. Of use for AMQP only.
 #[derive(Default)]
 struct Frames {
+    /// Before the first frame.
+    preface: usize,
     head: Vec<u8>,
+    /// Which method it is, of the frame that is passing.
+    method: Option<Vec<u8>>,
     rest: usize,
 }
 
 impl Frames {
-    fn is_between(&self) -> bool {
-        self.head.is_empty() && self.rest == 0
+    /// A client begins with the protocol header: 8 bytes.
+    fn of_client() -> Self {
+        Self { preface: 8, ..Self::default() }
     }
 
-    fn pass(&mut self, mut bytes: &[u8]) {
+    fn is_between(&self) -> bool {
+        self.preface == 0 && self.head.is_empty() && self.rest == 0
+    }
+
+    /// Whether something is published in it.
+    fn pass(&mut self, bytes: &[u8]) -> bool {
+        let mut publishes = false;
+        let before = self.preface.min(bytes.len());
+        self.preface -= before;
+        let mut bytes = &bytes[before..];
         while !bytes.is_empty() {
-            let passed = if self.rest > 0 {
-                let passed = self.rest.min(bytes.len());
-                self.rest -= passed;
-                passed
-            } else {
-                let passed = (7 - self.head.len()).min(bytes.len());
-                self.head.extend(&bytes[..passed]);
-                if let [_, _, _, size @ ..] = &self.head[..]
-                    && let Ok(size) = <[u8; 4]>::try_from(size)
-                {
-                    self.rest = usize::try_from(u32::from_be_bytes(size)).expect("64 bits") + 1;
-                    self.head.clear();
-                }
-                passed
-            };
+            let passed = if self.rest > 0 { self.body(bytes, &mut publishes) } else { self.begin(bytes) };
             bytes = &bytes[passed..];
         }
+        publishes
+    }
+
+    fn begin(&mut self, bytes: &[u8]) -> usize {
+        let passed = (7 - self.head.len()).min(bytes.len());
+        self.head.extend(&bytes[..passed]);
+        if let [kind, _, _, size @ ..] = &self.head[..]
+            && let Ok(size) = <[u8; 4]>::try_from(size)
+        {
+            self.rest = usize::try_from(u32::from_be_bytes(size)).expect("64 bits") + 1;
+            self.method = (*kind == 1).then(Vec::new);
+            self.head.clear();
+        }
+        passed
+    }
+
+    fn body(&mut self, bytes: &[u8], publishes: &mut bool) -> usize {
+        let passed = self.rest.min(bytes.len());
+        self.rest -= passed;
+        if let Some(method) = &mut self.method {
+            let lacks = PUBLISH.len() - method.len();
+            method.extend(&bytes[..passed.min(lacks)]);
+            if method.len() == PUBLISH.len() {
+                *publishes |= method[..] == PUBLISH;
+                self.method = None;
+            }
+        }
+        passed
     }
 }
 
