@@ -1,31 +1,41 @@
 //! What can never be accepted, and what the lanes dropped.
 //!
 //! Owns the way into `fanfare.dead`: a message is published there with its reason, and only a confirm lets the original
-//! be acknowledged.
+//! be acknowledged. While RabbitMQ takes nothing, lanes give up what is refused, so that nothing waits behind it; when it
+//! does again, the node is asked once more why. It must never hold what it cannot settle: RabbitMQ would end the channel.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::stream::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicNackOptions, BasicPublishOptions};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions, BasicPublishOptions};
 use lapin::types::ShortString;
 use lapin::{Channel, Confirmation, Consumer};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::death::Death;
+use super::death::{Death, REFUSED};
 use super::epitaph::{Original, epitaph};
+use super::offer::offered;
 use super::shared::{SessionError, Shared};
-use super::topology::{DEAD, lane_of_queue, short};
+use super::topology::{DEAD, DROPPED, Declarer, lane_of_queue, short};
+use crate::broker::{Health, Outcome, Settle};
 
 /// The pause before a dropped message is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Dropped messages unsettled at a time.
+pub(super) const DROPPED_PREFETCH: u16 = 64;
+
 /// Why a message is not in `fanfare.dead`.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BuryError {
+    /// RabbitMQ takes nothing now.
+    #[error("RabbitMQ takes nothing now")]
+    NotTaken,
     /// The channel is broken.
     #[error(transparent)]
     Lapin(#[from] lapin::Error),
@@ -37,7 +47,7 @@ pub(super) enum BuryError {
     Slow(Duration),
 }
 
-/// Keeps a message in `fanfare.dead`; returns once that is confirmed.
+/// Keeps a message in `fanfare.dead`; returns once that is confirmed, or at once while nothing is taken.
 pub(super) async fn bury(
     shared: &Shared,
     channel: &Channel,
@@ -45,7 +55,9 @@ pub(super) async fn bury(
     code: &'static str,
     reason: &str,
 ) -> Result<(), BuryError> {
-    shared.until_up().await;
+    if *shared.health.borrow() != Health::Up {
+        return Err(BuryError::NotTaken);
+    }
     let properties = epitaph(original, code, reason, shared.login().as_deref(), &shared.settings.clock);
     let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
     let publishing = async {
@@ -69,56 +81,112 @@ pub(super) async fn bury(
     }
 }
 
-/// Empties `fanfare.ingress.dropped`: counts what expired, keeps the rest, until cancelled or broken.
-pub(super) async fn sort_dropped(
-    shared: Arc<Shared>,
-    mut consumer: Consumer,
-    graveyard: Channel,
-    cancel: CancellationToken,
-) -> Result<(), SessionError> {
-    loop {
-        let delivery = tokio::select! {
-            () = cancel.cancelled() => return Ok(()),
-            delivery = consumer.next() => delivery,
+/// Empties `fanfare.ingress.dropped`: counts what expired, keeps the rest.
+pub(super) struct Sorter {
+    /// What all share.
+    pub(super) shared: Arc<Shared>,
+    /// Consumes.
+    pub(super) channel: Channel,
+    /// `None` while nothing can be kept.
+    pub(super) consumer: Option<Consumer>,
+    /// Publishes dead letters.
+    pub(super) graveyard: Channel,
+}
+
+impl Sorter {
+    /// Until cancelled or broken. What was delivered and not settled is back in its queue then.
+    pub(super) async fn run(mut self, cancel: CancellationToken) -> Result<(), SessionError> {
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(()),
+                turned = self.turn() => turned?,
+            }
+        }
+    }
+
+    async fn turn(&mut self) -> Result<(), SessionError> {
+        let Some(consumer) = &mut self.consumer else {
+            self.shared.until_up().await;
+            let patience = self.shared.settings.operation_timeout;
+            let declarer = Declarer { channel: &self.channel, patience };
+            self.consumer = Some(declarer.consume(DROPPED, DROPPED_PREFETCH).await?);
+            return Ok(());
         };
-        let Some(delivery) = delivery else {
+        let Some(delivery) = consumer.next().await else {
             return Err(SessionError::Ended("the queue of dropped messages"));
         };
-        let delivery = delivery?;
-        tokio::select! {
-            () = cancel.cancelled() => return Ok(()),
-            sorted = sort(&shared, delivery, &graveyard) => sorted?,
+        let mut delivery = delivery?;
+        let acker = delivery.acker.clone();
+        let requeue = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+        match self.sort(&mut delivery).await {
+            Ok(()) => acker.ack(BasicAckOptions::default()).await.map(drop)?,
+            Err(BuryError::Lapin(error)) => return Err(error.into()),
+            Err(BuryError::NotTaken) => {
+                acker.nack(requeue).await?;
+                self.pause().await?;
+            }
+            Err(error) => {
+                self.shared.metrics.failures.inc();
+                tracing::warn!(%error, "a dropped message could not be kept yet");
+                sleep(PAUSE).await;
+                acker.nack(requeue).await?;
+            }
         }
+        Ok(())
+    }
+
+    /// Gives back what is here: an alarm may last for longer than RabbitMQ waits for an acknowledgement.
+    async fn pause(&mut self) -> Result<(), SessionError> {
+        let Some(mut consumer) = self.consumer.take() else {
+            return Ok(());
+        };
+        self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+        while let Some(Some(delivery)) = consumer.next().now_or_never() {
+            let requeue = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+            delivery?.acker.nack(requeue).await?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that nothing is left to be done about it.
+    async fn sort(&self, delivery: &mut Delivery) -> Result<(), BuryError> {
+        let death = Death::of(&delivery.properties);
+        if death.reason == "expired" {
+            self.shared.metrics.expired.inc();
+            return Ok(());
+        }
+        let original = original(&death, delivery);
+        let judged = if death.reason == REFUSED { self.judge(&original).await } else { None };
+        let (code, reason) = match judged {
+            Some(Outcome::Done) => return Ok(()),
+            Some(Outcome::Dead { code, reason }) => (code, reason),
+            Some(Outcome::Later) | None => death.explained(),
+        };
+        bury(&self.shared, &self.graveyard, &original, code, &reason).await
+    }
+
+    /// What the node says of a message that it refused before: RabbitMQ did not note why. `None`: it does not say.
+    async fn judge(&self, original: &Original) -> Option<Outcome> {
+        if *self.shared.health.borrow() != Health::Up {
+            return None;
+        }
+        let (settle, settled) = Settle::new();
+        self.shared.ingress.try_send(offered(&self.shared, original, settle)).ok()?;
+        timeout(self.shared.settings.operation_timeout, settled).await.ok()?.ok()
     }
 }
 
-async fn sort(shared: &Shared, delivery: Delivery, graveyard: &Channel) -> Result<(), SessionError> {
-    let death = Death::of(&delivery.properties);
-    if death.reason == "expired" {
-        shared.metrics.expired.inc();
-        delivery.acker.ack(BasicAckOptions::default()).await?;
-        return Ok(());
+/// As it was before it was dropped.
+fn original(death: &Death, delivery: &mut Delivery) -> Original {
+    let mut properties = std::mem::take(&mut delivery.properties);
+    if !death.expiration.is_empty() {
+        properties = properties.with_expiration(short(&death.expiration));
     }
-    let (code, reason) = death.explained();
-    let original = Original {
+    Original {
         lane: lane_of_queue(&death.queue),
-        exchange: death.exchange,
+        exchange: death.exchange.clone(),
         routing_key: delivery.routing_key.to_string(),
-        properties: delivery.properties,
-        body: Bytes::from(delivery.data),
-    };
-    match bury(shared, graveyard, &original, code, &reason).await {
-        Ok(()) => {
-            delivery.acker.ack(BasicAckOptions::default()).await?;
-        }
-        Err(BuryError::Lapin(error)) => return Err(error.into()),
-        Err(error) => {
-            shared.metrics.failures.inc();
-            tracing::warn!(%error, "a dropped message could not be kept yet");
-            sleep(PAUSE).await;
-            let requeue = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-            delivery.acker.nack(requeue).await?;
-        }
+        properties,
+        body: Bytes::from(std::mem::take(&mut delivery.data)),
     }
-    Ok(())
 }

@@ -5,6 +5,9 @@
 use lapin::BasicProperties;
 use lapin::types::AMQPValue;
 
+/// A node gave it up: it was to be a dead letter, and RabbitMQ took none.
+pub(super) const REFUSED: &str = "rejected";
+
 /// The newest entry; its texts are empty where there is none, or something else.
 #[derive(Debug)]
 pub struct Death {
@@ -14,6 +17,8 @@ pub struct Death {
     pub queue: String,
     /// Where it was published.
     pub exchange: String,
+    /// The `expiration` that RabbitMQ took off it.
+    pub expiration: String,
 }
 
 impl Death {
@@ -31,7 +36,12 @@ impl Death {
             },
             _ => String::new(),
         };
-        Self { reason: read("reason"), queue: read("queue"), exchange: read("exchange") }
+        Self {
+            reason: read("reason"),
+            queue: read("queue"),
+            exchange: read("exchange"),
+            expiration: read("original-expiration"),
+        }
     }
 
     /// The code and the sentence for operators.
@@ -41,6 +51,10 @@ impl Death {
             "delivery_limit" => {
                 ("delivery_limit", format!("{queue} delivered it too often and it was never settled"))
             }
+            REFUSED => (
+                "dropped",
+                "it was refused while RabbitMQ took nothing, and no node could say why later".to_owned(),
+            ),
             other => ("dropped", format!("{queue} dropped it: {other:?}")),
         }
     }

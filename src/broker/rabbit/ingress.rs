@@ -16,8 +16,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicNackOptions};
-use lapin::types::AMQPValue;
-use lapin::{BasicProperties, Channel, Consumer};
+use lapin::{Channel, Consumer};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::dead::{BuryError, bury};
 use super::epitaph::Original;
 use super::ledger::Ledger;
+use super::offer::offered;
 use super::rest;
 use super::shared::{Intake, SessionError, Shared};
 use super::topology::{Declarer, lane_queue};
@@ -191,25 +191,10 @@ impl Lane {
     fn offer(&mut self, tag: u64) -> Option<Ingress> {
         let original = &self.unsettled.get(&tag)?.original;
         let (settle, settled) = Settle::new();
-        let ingress = self.ingress(original, settle);
+        let ingress = offered(&self.shared, original, settle);
         let settled = settled.map(move |outcome| Step::Settled(tag, outcome.unwrap_or(Outcome::Later)));
         self.steps.push(settled.boxed());
         self.shared.ingress.try_send(ingress).err().map(|full| full.into_inner())
-    }
-
-    fn ingress(&self, original: &Original, settle: Settle) -> Ingress {
-        let (properties, login) = (&original.properties, self.shared.login());
-        let text = |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string);
-        Ingress {
-            lane: self.lane,
-            body: original.body.clone(),
-            message_id: text(properties.message_id()),
-            expiration: original.expiration(login.as_deref()),
-            sent_at: original.sent_at(login.as_deref()),
-            user_id: original.user_id(login.as_deref()),
-            traceparent: traceparent(properties),
-            settle,
-        }
     }
 
     async fn on_step(&mut self, step: Step) -> Result<(), SessionError> {
@@ -230,6 +215,8 @@ impl Lane {
             Step::Rested(tag) => self.on_rested(tag).await?,
             Step::Buried(tag, Ok(())) => self.finish(tag),
             Step::Buried(_, Err(BuryError::Lapin(error))) => return Err(error.into()),
+            // Were it to wait here, a few of its kind would hold up all that is behind them.
+            Step::Buried(tag, Err(BuryError::NotTaken)) => self.give_up(tag).await?,
             Step::Buried(tag, Err(error)) => {
                 self.shared.metrics.failures.inc();
                 tracing::warn!(%error, queue.name = lane_queue(self.lane), "a dead letter could not be kept; its message is tried again");
@@ -288,10 +275,21 @@ impl Lane {
     }
 
     async fn requeue(&mut self, tag: u64) -> Result<(), SessionError> {
+        self.release(tag);
+        self.nack(tag).await
+    }
+
+    /// RabbitMQ moves it to what the lanes dropped; there it waits until it can be kept.
+    async fn give_up(&mut self, tag: u64) -> Result<(), SessionError> {
+        self.release(tag);
+        let options = BasicNackOptions { requeue: false, multiple: false };
+        within(self.patience(), self.channel.basic_nack(tag, options)).await
+    }
+
+    fn release(&mut self, tag: u64) {
         self.ledger.settled(tag);
         self.unsettled.remove(&tag);
         self.shared.released(1);
-        self.nack(tag).await
     }
 
     async fn nack(&mut self, tag: u64) -> Result<(), SessionError> {
@@ -360,14 +358,5 @@ async fn at(time: Option<tokio::time::Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
-    }
-}
-
-fn traceparent(properties: &BasicProperties) -> Option<String> {
-    let headers = properties.headers().as_ref()?;
-    match headers.inner().get("traceparent")? {
-        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok().map(str::to_owned),
-        AMQPValue::ShortString(text) => Some(text.to_string()),
-        _ => None,
     }
 }

@@ -3,7 +3,7 @@
 //! Owns the driver: [`RabbitBroker::start`] opens the first session and leaves the rest to a supervisor. What it is
 //! made of: `open` (connections, errors), `topology` (names, arguments), `supervisor` (sessions), and one file for
 //! each task of a session: `publish`, `consume`, `control`, `ingress`, `dead`, `letters` (which goes by `walk`), `events`.
-//! What headers say is read by `death` and `epitaph`. lapin's own recovery is not used:
+//! What headers say is read by `death`, `epitaph` and `offer`. lapin's own recovery is not used:
 //! it recovers connections only, and gives up.
 //!
 //! Operators: run lapin's log at `error`; at `warn` it prints returned messages whole.
@@ -17,6 +17,7 @@ mod events;
 mod ingress;
 mod ledger;
 mod letters;
+mod offer;
 mod open;
 mod outbox;
 mod publish;

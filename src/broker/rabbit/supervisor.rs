@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::consume::Envelopes;
 use super::control::{self, Caller};
-use super::dead::sort_dropped;
+use super::dead::{DROPPED_PREFETCH, Sorter};
 use super::events::{self, Emission, publish_events};
 use super::ingress::Lane;
 use super::letters::{self, Clerk, Errand};
@@ -34,8 +34,6 @@ use crate::domain::Priority;
 const SETTLED: Duration = Duration::from_secs(10);
 /// For saying goodbye; RabbitMQ notices a closed socket as well.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// Dropped messages unsettled at a time.
-const DROPPED_PREFETCH: u16 = 64;
 
 /// Everything that one session needs, open.
 pub(super) struct Session {
@@ -59,6 +57,7 @@ struct Parts {
     errands: mpsc::Receiver<Errand>,
     envelopes: Envelopes,
     control: Consumer,
+    sorting: Channel,
     dropped: Consumer,
     lanes: Vec<(Priority, Channel)>,
 }
@@ -96,6 +95,7 @@ pub(super) async fn open(shared: &Shared, uri: &AMQPUri) -> Result<Session, Open
         errands,
         envelopes,
         control,
+        sorting,
         dropped,
         lanes,
     };
@@ -245,8 +245,13 @@ fn spawn(
     spawn(parts.envelopes.run(Arc::clone(shared), cancel.clone()).boxed());
     let serving = control::serve(Arc::clone(shared), parts.control, parts.to_control, cancel.clone());
     spawn(serving.boxed());
-    let sorting = sort_dropped(Arc::clone(shared), parts.dropped, parts.to_dead.clone(), cancel.clone());
-    spawn(sorting.boxed());
+    let sorter = Sorter {
+        shared: Arc::clone(shared),
+        channel: parts.sorting,
+        consumer: Some(parts.dropped),
+        graveyard: parts.to_dead.clone(),
+    };
+    spawn(sorter.run(cancel.clone()).boxed());
     let emitting = publish_events(Arc::clone(shared), parts.to_events, parts.emissions, cancel.clone());
     spawn(emitting.boxed());
     let clerk = Clerk {

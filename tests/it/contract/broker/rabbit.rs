@@ -1,9 +1,12 @@
 //! What only RabbitMQ does: lost queues and connections, refusals, expiry, returns.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fanfare::broker::{Destination, Health, Outcome};
+use fanfare::broker::{Destination, Health, Ingress, Outcome};
+use fanfare::domain::Priority;
 use lapin::BasicProperties;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable};
@@ -11,6 +14,7 @@ use serde_json::Value;
 
 use super::bench::{Node, Rabbit, eventually, node_id, within};
 use crate::support::backends::{http_client, rabbit_api};
+use crate::support::proxy::ChaosProxy;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -340,6 +344,61 @@ async fn poison_does_not_block_its_lane() {
         .await
         .expect("it is there");
     assert_eq!(left.message_count(), 0);
+    rabbit.end().await;
+}
+
+/// Settles whatever comes as a node would that refuses poison; answers how often each came.
+fn judge(mut arrivals: tokio::sync::mpsc::Receiver<Ingress>) -> Arc<[AtomicUsize; 2]> {
+    let seen = Arc::new([AtomicUsize::new(0), AtomicUsize::new(0)]);
+    let counts = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Some(taken) = arrivals.recv().await {
+            let is_poison = taken.body.starts_with(b"poison");
+            let reason = || format!("{:?} is bad; it had {:?}", taken.body, taken.expiration);
+            taken.settle.settle(match is_poison {
+                true => Outcome::Dead { code: "poison", reason: reason() },
+                false => Outcome::Done,
+            });
+            counts[usize::from(is_poison)].fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn poison_under_an_alarm_holds_up_nothing_and_is_kept_with_its_reason_after_it() {
+    const POISON: usize = 12;
+    let rabbit = Rabbit::new().await;
+    let (proxy, through) = ChaosProxy::before(&rabbit.url).await;
+    let mut settings = rabbit.settings("n1");
+    (settings.urls, settings.prefetch.normal) = (vec![through], 4);
+    let one = rabbit.join_with(settings).await;
+    proxy.block();
+    one.healthy(Health::Blocked).await;
+    let seen = judge(one.inlets.ingress);
+    one.broker.take_ingress(true);
+    for number in 0..POISON {
+        let properties = BasicProperties::default().with_expiration("3600000".into());
+        rabbit.publish("normal", format!("poison {number:02}").as_bytes(), properties).await;
+    }
+    rabbit.publish("normal", b"good", BasicProperties::default()).await;
+    eventually("what is behind the poison", async || seen[0].load(Ordering::Relaxed) == 1).await;
+    eventually("nothing is held", async || one.metrics.unsettled.get() == 0).await;
+    assert!(rabbit.headers_of_dead().await.is_none(), "nothing could be published");
+
+    proxy.heal();
+    let kept = fanfare::metrics::broker::Reason { reason: "poison" };
+    let kept = || usize::try_from(one.metrics.dead_letters.get_or_create(&kept).get()).expect("a few");
+    eventually("all are kept", async || kept() == POISON).await;
+    let letters = one.graveyard.list(None, 100).await.expect("letters").letters;
+    let mut reasons: Vec<String> = letters.iter().map(|letter| letter.reason.clone()).collect();
+    reasons.sort_unstable();
+    let expected =
+        (0..POISON).map(|number| format!("b\"poison {number:02}\" is bad; it had Some(\"3600000\")"));
+    assert_eq!(reasons, expected.collect::<Vec<_>>());
+    assert!(letters.iter().all(|letter| letter.code == "poison" && letter.lane == Priority::Normal));
+    assert_eq!(seen[0].load(Ordering::Relaxed), 1, "what is good came once");
+    drop(one.broker);
     rabbit.end().await;
 }
 
