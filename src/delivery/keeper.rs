@@ -6,16 +6,18 @@
 //! or has forgotten this node, everything is announced again, *then* heads are checked.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Delivery;
+use super::sight::Sight;
 use crate::broker::Destination;
 use crate::domain::{TopicName, UnixMillis, UserId};
 use crate::presence::{Lease, Member, NodeLease, PresenceError};
@@ -51,9 +53,7 @@ pub(super) struct Keeper {
     marks: Mutex<Vec<Member>>,
     gone: Mutex<Vec<Member>>,
     goodbyes: Notify,
-    blind: AtomicBool,
-    /// How often presence has failed this node.
-    failures: AtomicU64,
+    sight: Sight,
     /// Announce everything again.
     all: AtomicBool,
     /// Presence was left for good.
@@ -73,15 +73,15 @@ pub(super) enum Unannounced {
 }
 
 impl Keeper {
-    pub(super) fn new(lease: NodeLease) -> Self {
+    /// `blind` is 1 while the node is.
+    pub(super) fn new(lease: NodeLease, blind: Gauge) -> Self {
         Self {
             lease: Mutex::new(lease),
             skew_ms: AtomicI64::new(0),
             marks: Mutex::default(),
             gone: Mutex::default(),
             goodbyes: Notify::new(),
-            blind: AtomicBool::new(false),
-            failures: AtomicU64::new(0),
+            sight: Sight::new(blind),
             all: AtomicBool::new(false),
             left: CancellationToken::new(),
             watcher: OnceLock::new(),
@@ -115,7 +115,7 @@ impl Keeper {
     }
 
     pub(super) fn is_blind(&self) -> bool {
-        self.blind.load(Ordering::Acquire)
+        self.sight.is_blind()
     }
 
     /// `at` of this node's clock by the clock that all nodes share, presence's, as last measured: ids of
@@ -284,9 +284,7 @@ impl Delivery {
 
     /// This node cannot refresh its presence. Idempotent.
     pub(super) fn go_blind(self: &Arc<Self>, why: &dyn std::fmt::Display) {
-        self.keeper.failures.fetch_add(1, Ordering::AcqRel);
-        if !self.keeper.blind.swap(true, Ordering::AcqRel) {
-            self.metrics.blind.set(1);
+        if self.keeper.sight.lose() {
             warn!(node.id = %self.node, error = %why, "presence is away: this node is blind, and checks heads often");
             self.say_blind(BLIND_LASTS_MS);
             self.check_heads_soon();
@@ -300,13 +298,11 @@ impl Delivery {
     }
 
     async fn try_to_see(self: &Arc<Self>) {
-        let failures = self.keeper.failures.load(Ordering::Acquire);
+        let attempt = self.keeper.sight.attempt();
         // Who registered and failed to be announced while this went on is in none of its batches.
-        if !self.announce_all().await || self.keeper.failures.load(Ordering::Acquire) != failures {
+        if !self.announce_all().await || !self.keeper.sight.regain(attempt) {
             return;
         }
-        self.keeper.blind.store(false, Ordering::Release);
-        self.metrics.blind.set(0);
         self.say_blind(0);
         info!(node.id = %self.node, "presence is back: everything is announced again");
         self.check_heads_soon();

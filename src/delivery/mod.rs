@@ -52,6 +52,7 @@ mod recycle;
 mod requests;
 mod revoked;
 mod shared;
+mod sight;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -213,7 +214,7 @@ impl Delivery {
             reader: reader::Reader::default(),
             cursors: cursors::Cursors::default(),
             receipts: receipts::Receipts::default(),
-            keeper: keeper::Keeper::new(lease),
+            keeper: keeper::Keeper::new(lease, parts.metrics.blind.clone()),
             pulse: pulse::Pulse::default(),
             waits: conflation::Waits::default(),
             check_soon: Notify::new(),
