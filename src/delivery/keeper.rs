@@ -93,6 +93,13 @@ impl Keeper {
         self.marks.lock().unwrap_or_else(PoisonError::into_inner).push(member);
     }
 
+    /// Presence may have forgotten who is where.
+    fn forgotten(&self) {
+        if let Some(watcher) = self.watcher.get() {
+            watcher.forgotten();
+        }
+    }
+
     /// A connection of `user` is announced.
     pub(super) fn came(&self, user: &UserId) {
         if let Some(watcher) = self.watcher.get() {
@@ -175,9 +182,7 @@ impl Delivery {
                 Ok(Lease::Renewed) => {
                     warn!(node.id = %self.node, "presence has forgotten this node: everything is announced again");
                     self.keeper.all.store(true, Ordering::Release);
-                    if let Some(watcher) = self.keeper.watcher.get() {
-                        watcher.forgotten();
-                    }
+                    self.keeper.forgotten();
                 }
                 Ok(Lease::Held { .. }) => {
                     warn!(node.id = %self.node, "another node has taken this node's id: give each node its own node.id");
@@ -284,6 +289,8 @@ impl Delivery {
 
     /// This node cannot refresh its presence. Idempotent.
     pub(super) fn go_blind(self: &Arc<Self>, why: &dyn std::fmt::Display) {
+        // It may be over before anybody asks, and what failed may have come back empty.
+        self.keeper.forgotten();
         if self.keeper.sight.lose() {
             warn!(node.id = %self.node, error = %why, "presence is away: this node is blind, and checks heads often");
             self.say_blind(BLIND_LASTS_MS);
@@ -311,8 +318,11 @@ impl Delivery {
     /// Announces the lease, every connection and every topic anew. Returns whether presence took it all.
     async fn announce_all(self: &Arc<Self>) -> bool {
         let lease = self.keeper.lease(self.hub.len() as u64, self.is_draining());
-        if self.presence.lease(&lease, self.settings.lease_ttl, false).await.is_err() {
-            return false;
+        match self.presence.lease(&lease, self.settings.lease_ttl, false).await {
+            Ok(Lease::Kept | Lease::Held { .. }) => {}
+            // The others may not have noticed yet, and this is the one call that tells.
+            Ok(Lease::Renewed) => self.keeper.forgotten(),
+            Err(_) => return false,
         }
         let members: Vec<Member> =
             self.hub.all().iter().map(|connection| connection.member(&self.node)).collect();

@@ -171,6 +171,11 @@ impl Online {
         }
         let routes: Vec<Route> = due.iter().cloned().map(Route::User).collect();
         let located = self.presence.locate(&routes).await?;
+        // It may have been emptied since: then this finds nobody, and would not have been asked.
+        if !self.witness.is_sure().await? {
+            self.comings.put_back(due, DOUBT);
+            return Ok(0);
+        }
         let seen = due.iter().zip(located).map(|(user, located)| {
             let is_online = !located.members.is_empty() || self.delivery.holds(user);
             (user.clone(), is_online)

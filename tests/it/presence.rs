@@ -1,6 +1,7 @@
 //! Who is online, as publishers and operators see it on two nodes; and what ends a connection from afar.
 
 mod events;
+mod watched;
 
 use std::time::Duration;
 
