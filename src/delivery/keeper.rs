@@ -107,11 +107,15 @@ impl Keeper {
         }
     }
 
+    fn went(&self, user: &UserId) {
+        if let Some(watcher) = self.watcher.get() {
+            watcher.went(user);
+        }
+    }
+
     /// The connection has gone.
     pub(super) fn withdraw(&self, member: Member) {
-        if let Some(watcher) = self.watcher.get() {
-            watcher.went(&member.user);
-        }
+        self.went(&member.user);
         let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
         // More can gather only while presence is away; they run out by themselves.
         if gone.len() < MAX_GOODBYES {
@@ -330,13 +334,25 @@ impl Delivery {
             match self.presence.announce(group, self.jittered_ttl()).await {
                 // Devices may have come to other nodes while nobody could see it.
                 Ok(others) => {
-                    group.iter().for_each(|member| self.keeper.came(&member.user));
+                    group.iter().for_each(|member| self.has_come(member));
                     self.displace_found(group, others);
                 }
                 Err(_) => return false,
             }
         }
         self.refresh(&[], &self.hub.topics()).await.is_ok()
+    }
+
+    /// Announced anew; unless it has gone meanwhile, which the watcher was told already.
+    fn has_come(&self, member: &Member) {
+        let is_here = || self.hub.get(member.connection).is_some();
+        if is_here() {
+            self.keeper.came(&member.user);
+            // Between the two: to have come would be the last word about it.
+            if !is_here() {
+                self.keeper.went(&member.user);
+            }
+        }
     }
 
     fn displace_found(self: &Arc<Self>, group: &[Member], others: Vec<Vec<Member>>) {

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::support::{DEADLINE, eventually};
+use crate::support::{DEADLINE, eventually, within};
 
 /// Long: no lease is refreshed by itself while a test lasts.
 const LEASE_TTL: Duration = Duration::from_secs(600);
@@ -35,19 +35,23 @@ const LEASE_TTL: Duration = Duration::from_secs(600);
 enum Mood {
     Well,
     Away,
+    /// It takes announces, and keeps whoever announces waiting.
+    Slow,
 }
 
 #[derive(Clone)]
 struct Held {
     store: EmbeddedPresence,
     mood: watch::Sender<Mood>,
+    /// How many announces it has kept waiting.
+    waited: watch::Sender<usize>,
 }
 
 impl Held {
     fn there(&self) -> Result<&EmbeddedPresence, PresenceError> {
         match *self.mood.borrow() {
             Mood::Away => Err(PresenceError::Timeout(Duration::from_millis(1))),
-            Mood::Well => Ok(&self.store),
+            Mood::Well | Mood::Slow => Ok(&self.store),
         }
     }
 }
@@ -64,7 +68,13 @@ impl Presence for Held {
         self.there()?.nodes().await
     }
     async fn announce(&self, members: &[Member], ttl: Duration) -> Result<Vec<Vec<Member>>, PresenceError> {
-        self.there()?.announce(members, ttl).await
+        let answer = self.there()?.announce(members, ttl).await;
+        if *self.mood.borrow() == Mood::Slow {
+            self.waited.send_modify(|waited| *waited += 1);
+            let mut mood = self.mood.subscribe();
+            mood.wait_for(|mood| *mood != Mood::Slow).await.expect("the test holds it");
+        }
+        answer
     }
     async fn refresh(
         &self,
@@ -204,6 +214,7 @@ impl Rig {
         let presence = Held {
             store: EmbeddedPresence::new(clock.clone()),
             mood: watch::Sender::new(Mood::Well),
+            waited: watch::Sender::new(0),
         };
         let door: Arc<dyn Presence> = Arc::new(presence.clone());
         let node = lease().node;
@@ -276,4 +287,24 @@ async fn a_node_that_finds_presence_emptied_after_a_blind_spell_takes_it_for_no_
     rig.sees().await;
     let expected = [Told::Forgotten, Told::Came("alice".to_owned())];
     assert_eq!(rig.told.take().last_chunk(), Some(&expected), "others are yet to announce their own");
+}
+
+#[tokio::test]
+async fn whoever_leaves_while_everybody_is_announced_again_has_left() {
+    let rig = Rig::start().await;
+    let _alice = rig.connect("alice").await;
+    let [bob, carol] = [rig.connect("bob").await, rig.connect("carol").await];
+    rig.goes_blind_over(&bob).await;
+    rig.told.take();
+    rig.presence.mood.send_replace(Mood::Slow);
+    let mut waited = rig.presence.waited.subscribe();
+    let waiting = waited.wait_for(|waited| *waited == 1);
+    within(DEADLINE, "everybody is being announced", waiting).await.expect("the test holds it");
+    carol.on_closed();
+    let carol = |told: &Told| [Told::Came("carol".to_owned()), Told::Went("carol".to_owned())].contains(told);
+    rig.presence.mood.send_replace(Mood::Well);
+    rig.sees().await;
+    let told = rig.told.take();
+    assert_eq!(told.iter().rfind(|told| carol(told)), Some(&Told::Went("carol".to_owned())), "{told:?}");
+    assert!(told.contains(&Told::Came("alice".to_owned())), "{told:?}");
 }
