@@ -75,6 +75,14 @@ impl Failure {
         matches!(self, Self::Refused(_))
     }
 
+    /// Whether the statement saw what is out of date by now and changed nothing: it is right the next time.
+    pub(super) fn is_outdated(&self) -> bool {
+        let Self::Unavailable(error) = self else { return false };
+        let database = error.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
+        // serialization_failure (PostgreSQL 15, appendix A).
+        database.and_then(|database| database.code()).is_some_and(|code| code == "40001")
+    }
+
     /// As the contract has it.
     pub(super) fn to_error(&self) -> InboxError {
         match self {

@@ -12,7 +12,8 @@ use crate::inbox::{Cancelled, Place};
 ///
 /// Locks in the order of the append: the body first, whose mark makes a second cancellation find nothing after
 /// its wait; then the counters, sorted; then the entries, sorted. What was superseded between the snapshot and
-/// the lock gets a cancellation all the same, as its seq is given out by then; that harms nobody.
+/// the lock gets a cancellation all the same, as its seq is given out by then; that harms nobody. A stream that was
+/// erased meanwhile is passed over: a cancellation makes none.
 const CANCEL: &str = concat!(
     r#"
 with unscheduled as (
@@ -36,21 +37,29 @@ target as materialized (
     alive!("entries", "$3"),
     r#"
 ),
+held as materialized (
+    select streams.id
+    from streams
+    where streams.id in (select stream from target)
+    order by streams.name
+    for no key update
+),
 counter as (
-    insert into streams as stream (name, epoch, last_seq)
-    select target.name, store.epoch, count(*)
-    from target cross join store
-    group by target.name, store.epoch
-    order by target.name collate "C"
-    on conflict (name) do update set last_seq = stream.last_seq + excluded.last_seq
-    returning stream.id, stream.name, stream.epoch, stream.last_seq
+    update streams set last_seq = streams.last_seq + needed.seqs
+    from (
+        select held.id, count(*) as seqs
+        from held join target on target.stream = held.id
+        group by held.id
+    ) as needed
+    where streams.id = needed.id
+    returning streams.id, streams.epoch, streams.last_seq
 ),
 placed as materialized (
     select counter.id as stream, counter.epoch, target.name, target.device, target.expires_at, target.seq as old,
         counter.last_seq - count(*) over (partition by counter.id)
             + row_number() over (partition by counter.id order by target.seq) as seq
     from target
-    join counter on counter.name = target.name
+    join counter on counter.id = target.stream
 ),
 locked as materialized (
     select entries.stream, entries.seq

@@ -6,6 +6,10 @@ use super::connect;
 use crate::domain::Epoch;
 use crate::inbox::{OpenError, migrations};
 
+/// Who writes to streams ends first, and who comes waits and then sees the new epoch: one that was half-way would make
+/// a stream of the old one, unseen by what follows. The first lock, as those hold others. Reads go on.
+const ALONE: &str = "lock table streams in share row exclusive mode";
+
 /// Unread versions go on from now, in milliseconds: further than any that was told before, as long as fewer
 /// things happened to a user than milliseconds passed.
 const STORE: &str = r#"
@@ -37,6 +41,7 @@ pub(in crate::inbox) async fn new_epoch(url: &str) -> Result<Epoch, OpenError> {
 /// One transaction: whoever uses the store meanwhile waits for it, and sees all of it or nothing.
 async fn renew(connection: &mut PgConnection) -> Result<Epoch, sqlx::Error> {
     let mut transaction = connection.begin().await?;
+    sqlx::query(ALONE).execute(&mut *transaction).await?;
     let old: i64 =
         sqlx::query_scalar("select epoch from store for update").fetch_one(&mut *transaction).await?;
     let epoch = loop {

@@ -15,12 +15,16 @@ use crate::domain::{Seq, UnixMillis};
 use crate::inbox::failure::Failure;
 use crate::inbox::{Append, Appended, Place};
 
+/// How often a group is appended that meets an erasure each time: its streams that are new would begin below what was
+/// erased, so the server refuses all of it (migration 0005).
+const ATTEMPTS: usize = 4;
+
 /// Order is everything here. Keys are taken first, sorted; a key that is being taken by somebody
 /// else makes this wait until that is decided. Schedules end next, sorted. Then the streams' counters
 /// are raised, sorted; their locks, held to the end of the statement, make the order of seqs that of
 /// commits. Last come entries that are superseded, sorted. Nobody who holds one of these waits for one
 /// of an earlier kind. Each of these steps reads all of the one before it, so the server cannot
-/// interleave them.
+/// interleave them. A trigger locks the store's row at the very end, if a stream was made.
 macro_rules! append {
     (
         arrays: $arrays:literal, columns: $columns:literal, first: $first:literal, fresh: $fresh:literal,
@@ -258,7 +262,7 @@ impl PostgresInbox {
         answers: &mut [Option<Result<Appended, Failure>>],
     ) -> Result<(), Failure> {
         let columns = Columns::of(places.iter().map(|place| items[*place]));
-        let row = self.insert_columns(&columns).await?;
+        let row = self.insert_anew(&columns).await?;
         let mut superseded = self.read_row(count(&row, "superseded"))?;
         if self.read_row(overtook(&row))? {
             superseded += self.replace(&columns).await;
@@ -294,6 +298,16 @@ impl PostgresInbox {
             warn!(error = %failure.to_error(), "what a group supersedes is not marked yet");
             0
         })
+    }
+
+    async fn insert_anew(&self, columns: &Columns<'_>) -> Result<PgRow, Failure> {
+        for _ in 1..ATTEMPTS {
+            match self.insert_columns(columns).await {
+                Err(failure) if failure.is_outdated() => {}
+                done => return done,
+            }
+        }
+        self.insert_columns(columns).await
     }
 
     async fn insert_columns(&self, columns: &Columns<'_>) -> Result<PgRow, Failure> {

@@ -11,6 +11,7 @@ mod killed;
 mod lookups;
 mod open;
 mod outbox;
+mod races;
 mod read;
 mod reads;
 mod receipts;
