@@ -165,8 +165,9 @@ pub trait Receipts: Send + Sync {
     -> Result<(), InboxError>;
 
     /// Cancels a notification of this publisher, scheduled or stored. For each recipient where it is not
-    /// cancelled, superseded or expired: the entry is marked and a cancellation gets the next seq of the same
-    /// stream, in one statement, under the order of locks of [`super::Appender::append`].
+    /// expired or dropped a cancellation gets the next seq of the same stream, and where it is not superseded the entry
+    /// is marked, in one statement, under the order of locks of [`super::Appender::append`]. What was superseded
+    /// stays so, but devices that show it are told to take it away. The second time does nothing.
     async fn cancel(
         &self,
         id: NotificationId,

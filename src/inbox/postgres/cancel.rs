@@ -11,9 +11,9 @@ use crate::inbox::{Cancelled, Place};
 /// $1 notification, $2 publisher, $3 now, $4 whether events are written.
 ///
 /// Locks in the order of the append: the body first, whose mark makes a second cancellation find nothing after
-/// its wait; then the counters, sorted; then the entries, sorted. What was superseded between the snapshot and
-/// the lock gets a cancellation all the same, as its seq is given out by then; that harms nobody. A stream that was
-/// erased meanwhile is passed over: a cancellation makes none.
+/// its wait; then the counters, sorted; then the entries, sorted. What was superseded gets a cancellation, too: a device
+/// may show it, and the newer one may be gone. Only what nothing has replaced is marked. A stream that was erased
+/// meanwhile is passed over: a cancellation makes none.
 const CANCEL: &str = concat!(
     r#"
 with unscheduled as (
@@ -29,13 +29,15 @@ cancelled as (
     returning id
 ),
 target as materialized (
-    select streams.id as stream, streams.name, entries.seq, entries.device, entries.expires_at
+    select streams.id as stream, streams.name, entries.seq, entries.device, entries.expires_at,
+        "#,
+    alive!("entries", "$3"),
+    r#" as is_alive
     from cancelled
     join entries on entries.body = cancelled.id
     join streams on streams.id = entries.stream
-    where entries.kind = 0 and entries.seq > streams.floor_seq and "#,
-    alive!("entries", "$3"),
-    r#"
+    where entries.kind = 0 and entries.seq > streams.floor_seq and entries.state in (0, 1)
+        and (entries.expires_at is null or entries.expires_at > $3)
 ),
 held as materialized (
     select streams.id
@@ -56,6 +58,7 @@ counter as (
 ),
 placed as materialized (
     select counter.id as stream, counter.epoch, target.name, target.device, target.expires_at, target.seq as old,
+        target.is_alive,
         counter.last_seq - count(*) over (partition by counter.id)
             + row_number() over (partition by counter.id order by target.seq) as seq
     from target
@@ -65,7 +68,7 @@ locked as materialized (
     select entries.stream, entries.seq
     from placed
     join entries on entries.stream = placed.stream and entries.seq = placed.old
-    where entries.state = 0
+    where placed.is_alive and entries.state = 0
     order by entries.stream, entries.seq
     for no key update of entries
 ),

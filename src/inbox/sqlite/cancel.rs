@@ -14,10 +14,12 @@ use crate::inbox::{Cancelled, Place, State};
 
 const UNSCHEDULE: &str = "delete from scheduled where id = ?1 and publisher = ?2";
 
-const CANCEL: &str = r#"
-update bodies set cancelled_at = coalesce(cancelled_at, ?3) where id = ?1 and publisher = ?2
-returning recipients, expires_at
+const KNOWN: &str = r#"
+select recipients, expires_at, cancelled_at is not null from bodies where id = ?1 and publisher = ?2
 "#;
+
+/// ?1 notification, ?2 now.
+const CANCEL: &str = "update bodies set cancelled_at = ?2 where id = ?1";
 
 /// ?1 notification, ?2 now. Answers where, for which device, and whether nobody had it.
 const MARK: &str = concat!(
@@ -31,10 +33,19 @@ const MARK: &str = concat!(
     untouched!()
 );
 
-/// What [`MARK`] answers.
+/// The same of what was superseded, once the rest is marked: a device may show it, and the newer one may be gone.
+const SUPERSEDED: &str = concat!(
+    "select stream, seq, (select name from streams where streams.id = entries.stream), device, false
+    from entries
+    where body = ?1 and kind = 0 and state in (0, 1) and ",
+    alive!("?2"),
+    " and seq > (select floor_seq from streams where streams.id = entries.stream)"
+);
+
+/// What [`MARK`] and [`SUPERSEDED`] answer.
 type Marked = (i64, i64, String, Option<String>, bool);
 
-/// An entry that was marked.
+/// An entry that gets a cancellation.
 struct Target {
     recipient: Recipient,
     untouched: Option<EntryKey>,
@@ -70,17 +81,15 @@ impl SqliteInbox {
         if ended.rows_affected() > 0 {
             return Ok((Cancelled::Unscheduled, 0));
         }
-        let found: Option<(Option<i64>, Option<i64>)> = sqlx::query_as(CANCEL)
+        let found: Option<(Option<i64>, Option<i64>, bool)> = sqlx::query_as(KNOWN)
             .bind(id.0)
             .bind(publisher.as_str())
-            .bind(now.as_i64())
             .fetch_optional(&mut *connection)
             .await?;
-        let Some((recipients, expires_at)) = found else {
+        let Some((recipients, expires_at, was_cancelled)) = found else {
             return Ok((Cancelled::Unknown, 0));
         };
-        let marked: Vec<Marked> =
-            sqlx::query_as(MARK).bind(id.0).bind(now.as_i64()).fetch_all(&mut *connection).await?;
+        let marked = if was_cancelled { Vec::new() } else { mark(connection, id, now).await? };
         let targets = marked.into_iter().map(target).collect::<Result<Vec<_>, _>>()?;
         let untouched: Vec<EntryKey> = targets.iter().filter_map(|target| target.untouched).collect();
         let count = untouched.len();
@@ -93,6 +102,22 @@ impl SqliteInbox {
         };
         Ok((cancelled, count))
     }
+}
+
+/// Cancels the notification, which was not before; answers what gets a cancellation.
+async fn mark(
+    connection: &mut SqliteConnection,
+    id: NotificationId,
+    now: UnixMillis,
+) -> Result<Vec<Marked>, sqlx::Error> {
+    let mut found = Vec::new();
+    sqlx::query(CANCEL).bind(id.0).bind(now.as_i64()).execute(&mut *connection).await?;
+    for statement in [MARK, SUPERSEDED] {
+        let marked: Vec<Marked> =
+            sqlx::query_as(statement).bind(id.0).bind(now.as_i64()).fetch_all(&mut *connection).await?;
+        found.extend(marked);
+    }
+    Ok(found)
 }
 
 fn target((stream, seq, name, device, untouched): Marked) -> Result<Target, sqlx::Error> {

@@ -16,7 +16,9 @@ cases!(
     a_cancellation_takes_the_next_seq_of_each_stream,
     cancelling_twice_makes_no_second_cancellation,
     only_its_publisher_cancels_it,
-    what_was_superseded_or_expired_is_not_cancelled,
+    what_expired_is_not_cancelled,
+    what_was_superseded_is_taken_back_and_stays_superseded,
+    what_was_superseded_is_taken_back_also_when_the_newer_one_is_gone,
     what_was_delivered_is_cancelled_and_stays_delivered,
     what_was_read_stays_read,
     a_cancellation_in_a_topic_has_no_recipients_to_count,
@@ -100,26 +102,51 @@ async fn only_its_publisher_cancels_it(store: &Store) {
     assert_eq!(counts(store, id).await, Counts { stored: 1, ..Counts::default() });
 }
 
-async fn what_was_superseded_or_expired_is_not_cancelled(store: &Store) {
-    let alice = own("alice");
-    let mut badge = item_for(vec![to(&alice), to(&own("bob"))]);
-    badge.collapse_key = Some("badge".to_owned());
-    let first = publish(store, badge.clone()).await;
-    badge.notification = notification();
-    badge.recipients.truncate(1);
-    publish(store, badge).await;
-    // For alice a newer one stands; for bob it is cancelled.
-    let entries = cancel(store, first).await;
-    assert_eq!(entries.iter().map(|(recipient, _)| recipient).collect::<Vec<_>>(), [&to(&own("bob"))]);
-    let expected = Counts { superseded: 1, cancelled: 1, ..Counts::default() };
-    assert_eq!(counts(store, first).await, expected);
-
-    let mut short = item(&alice);
+async fn what_expired_is_not_cancelled(store: &Store) {
+    let mut short = item(&own("alice"));
     short.notification.expires_at = Some(store.now().after(Duration::from_secs(60)));
     let short = publish(store, short).await;
     store.pass(Duration::from_secs(60));
     assert_eq!(cancel(store, short).await, []);
     assert_eq!(counts(store, short).await, Counts { expired: 1, ..Counts::default() });
+}
+
+fn badge(recipients: Vec<Recipient>) -> Append {
+    Append { collapse_key: Some("badge".to_owned()), ..item_for(recipients) }
+}
+
+async fn what_was_superseded_is_taken_back_and_stays_superseded(store: &Store) {
+    let (alice, bob) = (own("alice"), own("bob"));
+    let first = publish(store, badge(vec![to(&alice), to(&bob)])).await;
+    publish(store, badge(vec![to(&alice)])).await;
+    // A device that had it may show it still: it is told, whether a newer one stands or not.
+    let mut entries = cancel(store, first).await;
+    entries.sort_by_key(|(recipient, _)| recipient.stream.clone());
+    let told: Vec<_> = entries.iter().map(|(recipient, place)| (recipient.clone(), place.seq)).collect();
+    assert_eq!(told, [(to(&alice), Seq(3)), (to(&bob), Seq(2))]);
+    assert_eq!(page_seqs(&store.read_one(reading(&alice, 0)).await), [2, 3]);
+    let expected = Counts { superseded: 1, cancelled: 1, ..Counts::default() };
+    assert_eq!(counts(store, first).await, expected);
+    assert_eq!(events(store).await, [format!("receipt.cancelled/{first}/bob")]);
+    assert_eq!(store.attach("alice", "web").await.unread, 1);
+    assert_eq!(cancel(store, first).await, [], "once");
+}
+
+async fn events(store: &Store) -> Vec<String> {
+    told(store, "receipt.cancelled").await
+}
+
+async fn what_was_superseded_is_taken_back_also_when_the_newer_one_is_gone(store: &Store) {
+    let alice = own("alice");
+    let first = publish(store, badge(vec![to(&alice)])).await;
+    let second = publish(store, badge(vec![to(&alice)])).await;
+    assert_eq!(cancel(store, second).await.len(), 1);
+    assert_eq!(cancel(store, first).await.len(), 1);
+    assert_eq!(cancel(store, first).await, [], "once");
+    let page = store.read_one(reading(&alice, 0)).await;
+    let contents: Vec<_> = page.entries.into_iter().map(|entry| entry.content).collect();
+    assert_eq!(contents, [Content::Cancelled(second), Content::Cancelled(first)]);
+    assert_eq!(counts(store, first).await, Counts { superseded: 1, ..Counts::default() });
 }
 
 async fn what_was_delivered_is_cancelled_and_stays_delivered(store: &Store) {
