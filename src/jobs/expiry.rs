@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::round::{Job, JobError, Round};
+use super::round::{ACKS_SETTLE, Job, JobError, Round};
 use crate::clock::Clock;
 use crate::inbox::Inbox;
 
@@ -20,6 +20,7 @@ pub(super) struct Expiry {
 
 impl Job for Expiry {
     const NAME: &'static str = "expiry";
+    const AFTER_OUTAGE: Duration = ACKS_SETTLE;
 
     fn pace(&self) -> Range<Duration> {
         Duration::from_millis(1_500)..Duration::from_millis(2_500)

@@ -25,6 +25,11 @@ const MAX_BACKOFF: Duration = Duration::from_secs(2);
 /// After how many failures in a row it is worth a line: the first few belong to an outage that is told elsewhere.
 const WORTH_A_LINE: u32 = 3;
 
+/// How long after an outage of the inbox a job waits that says what nobody has acknowledged: nodes hold acknowledgements
+/// that it did not take, and write them when a call that hung has come to its deadline (5 s unless set otherwise) and
+/// the longest pause after a failure is over (1.5 s, `delivery::receipts`). Other nodes may take longer.
+pub(super) const ACKS_SETTLE: Duration = Duration::from_secs(10);
+
 /// Why a round failed. It is tried again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum JobError {
@@ -66,6 +71,9 @@ pub(super) trait Job: Send + 'static {
     /// A fixed word, for metrics and logs: one of [`crate::metrics::jobs::JOBS`].
     const NAME: &'static str;
 
+    /// How long it waits after an outage of the inbox, of which there was none at its start.
+    const AFTER_OUTAGE: Duration = Duration::ZERO;
+
     /// How long to pause between two rounds; a random time out of this.
     fn pace(&self) -> Range<Duration>;
 
@@ -98,8 +106,7 @@ impl Runner {
         let (mut failures, mut pause) = (0_u32, self.jittered(&job.pace()));
         loop {
             sleep(pause).await;
-            // An error: the node is ending, and so will this.
-            let _ = self.inbox_up.wait_for(|up| *up).await;
+            self.inbox_is_up(J::AFTER_OUTAGE).await;
             let round = job.round().await;
             self.metrics.rounds.get_or_create(&labels).inc();
             pause = match round {
@@ -132,6 +139,22 @@ impl Runner {
         }
     }
 
+    /// Waits for the inbox, and for `settle` more if it was away since the last time, however shortly.
+    async fn inbox_is_up(&mut self, settle: Duration) {
+        loop {
+            let was_there = *self.inbox_up.borrow() && !self.inbox_up.has_changed().unwrap_or(false);
+            if was_there {
+                return;
+            }
+            // An error: the node is ending, and so will this.
+            let _ = self.inbox_up.wait_for(|up| *up).await;
+            if settle.is_zero() {
+                return;
+            }
+            sleep(settle).await;
+        }
+    }
+
     fn jittered(&self, pace: &Range<Duration>) -> Duration {
         pace.start + (pace.end - pace.start).mul_f64(self.clock.random_range(0.0..1.0))
     }
@@ -146,6 +169,7 @@ fn backoff(pace: Duration, failures: u32) -> Duration {
 mod tests {
     use super::*;
     use std::sync::{Arc, Mutex};
+    use tokio::sync::mpsc;
     use tokio::time::Instant;
 
     /// Fails, works or has more, as the script says; notes when.
@@ -200,5 +224,45 @@ mod tests {
         let labels = JobLabels { name: "sweep" };
         assert_eq!(metrics.failures.get_or_create(&labels).get(), 2);
         assert_eq!(metrics.done.get_or_create(&labels).get(), 5);
+    }
+
+    /// Says what nobody acknowledged; notes when.
+    struct Accuser(mpsc::UnboundedSender<Duration>, Instant);
+
+    impl Job for Accuser {
+        const NAME: &'static str = "expiry";
+        const AFTER_OUTAGE: Duration = ACKS_SETTLE;
+
+        fn pace(&self) -> Range<Duration> {
+            Duration::from_secs(2)..Duration::from_millis(2_001)
+        }
+
+        async fn round(&mut self) -> Result<Round, JobError> {
+            let _ = self.0.send(self.1.elapsed());
+            Ok(Round::IDLE)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_what_nobody_acknowledged_waits_after_an_outage_for_acks_that_nodes_hold() {
+        let (up, inbox_up) = watch::channel(true);
+        let (clock, metrics) = (Clock::system(), JobMetrics::default());
+        let runner = Runner { clock, metrics, inbox_up, cancel: CancellationToken::new() };
+        let (cancel, began) = (runner.cancel.clone(), Instant::now());
+        let (rounds, mut seen) = mpsc::unbounded_channel();
+        let running = tokio::spawn(runner.run(Accuser(rounds, began)));
+        let mut next = async || seen.recv().await.expect("a round").as_secs();
+        assert_eq!(next().await, 2, "there was no outage");
+        // Away and back between two rounds, and once more in the middle of the wait.
+        up.send_replace(false);
+        up.send_replace(true);
+        sleep(Duration::from_secs(5)).await;
+        up.send_replace(false);
+        sleep(Duration::from_secs(9)).await;
+        up.send_replace(true);
+        assert_eq!(next().await, 16 + ACKS_SETTLE.as_secs());
+        assert_eq!(next().await, 18 + ACKS_SETTLE.as_secs(), "at its pace again");
+        cancel.cancel();
+        running.await.expect("it ends");
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::round::{Job, JobError, Round};
+use super::round::{ACKS_SETTLE, Job, JobError, Round};
 use crate::clock::Clock;
 use crate::inbox::Inbox;
 
@@ -20,6 +20,7 @@ pub(super) struct Undelivered {
 
 impl Job for Undelivered {
     const NAME: &'static str = "undelivered";
+    const AFTER_OUTAGE: Duration = ACKS_SETTLE;
 
     fn pace(&self) -> Range<Duration> {
         Duration::from_millis(500)..Duration::from_millis(1_500)
