@@ -25,6 +25,7 @@ const POSTGRES: &[Source] = &[
     (3, "revocations", include_str!("../../migrations/postgres/0003_revocations.sql")),
     (4, "cursor_use", include_str!("../../migrations/postgres/0004_cursor_use.sql")),
     (5, "erased", include_str!("../../migrations/postgres/0005_erased.sql")),
+    (6, "replaceable", include_str!("../../migrations/postgres/0006_replaceable.sql")),
 ];
 const SQLITE: &[Source] = &[
     (1, "inbox", include_str!("../../migrations/sqlite/0001_inbox.sql")),

@@ -14,6 +14,8 @@ use crate::support::eventually;
 const USERS: usize = 1_000;
 /// How often each gets something.
 const ROUNDS: u64 = 8;
+/// How often a badge is set.
+const REPLACED: i64 = 300;
 
 #[tokio::test]
 async fn on_a_store_without_statistics_no_everyday_statement_reads_a_table_whole() {
@@ -40,6 +42,25 @@ async fn on_a_store_without_statistics_no_everyday_statement_reads_a_table_whole
     assert!(read.iter().any(|(table, _)| table == "entries"));
 }
 
+/// What a badge costs must not grow with how often it was set.
+#[tokio::test]
+async fn an_append_does_not_look_at_what_its_collapse_key_has_replaced_long_ago() {
+    let mut store = Store::postgres().await;
+    store.settings.url.push_str("&application_name=replaced");
+    store.reopen().await;
+    for _ in 0..REPLACED {
+        let mut badge = item(&own("alice"));
+        badge.collapse_key = Some("badge".to_owned());
+        places(store.append_one(badge).await);
+    }
+    store.inbox.close().await;
+    let rows = "select coalesce(sum(idx_tup_fetch), 0)::bigint from pg_stat_user_indexes
+        where schemaname = current_schema() and relname = 'entries'";
+    let mut connection = ended(&store.settings.url, "replaced").await;
+    let fetched: i64 = sqlx::query_scalar(rows).fetch_one(&mut connection).await.expect("statistics");
+    assert!(fetched < 20 * REPLACED, "{REPLACED} appends fetched {fetched} entries");
+}
+
 /// One entry for each: appended, read, acknowledged, its cursor moved, its head asked for.
 async fn everyday(store: &Store, names: &[String], seq: Seq) {
     let appended = store.inbox.append(names.iter().map(|name| item(&own(name))).collect()).await;
@@ -62,16 +83,22 @@ async fn everyday(store: &Store, names: &[String], seq: Seq) {
     assert!(heads.iter().all(|head| head.head == seq));
 }
 
-/// How many rows sequential scans have read of each table, when the inbox's connections have ended: each says before that
-/// what it has read.
-async fn read_in_sequence(url: &str) -> Vec<(String, i64)> {
+/// A connection when the inbox's have ended: each says before that what it has read.
+async fn ended(url: &str, name: &str) -> PgConnection {
     let mut connection = PgConnection::connect(url).await.expect("PostgreSQL");
     let others = "select count(*) from pg_stat_activity
-        where application_name = 'lookups' and pid <> pg_backend_pid()";
+        where application_name = $1 and pid <> pg_backend_pid()";
     eventually(Duration::from_secs(10), "the inbox's connections have ended", async || {
-        sqlx::query_scalar::<_, i64>(others).fetch_one(&mut connection).await.expect("a count") == 0
+        let others = sqlx::query_scalar::<_, i64>(others).bind(name);
+        others.fetch_one(&mut connection).await.expect("a count") == 0
     })
     .await;
+    connection
+}
+
+/// How many rows sequential scans have read of each table.
+async fn read_in_sequence(url: &str) -> Vec<(String, i64)> {
+    let mut connection = ended(url, "lookups").await;
     let tables = "select relname::text, seq_tup_read from pg_stat_user_tables
         where schemaname = current_schema() and relname in ('streams', 'bodies', 'entries', 'cursors', 'devices') order by relname";
     let rows = sqlx::query(tables).fetch_all(&mut connection).await.expect("statistics");
