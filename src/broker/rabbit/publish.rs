@@ -45,6 +45,8 @@ pub(super) struct Publisher {
     next: u64,
     /// When something was last published; `None`: not in this session.
     spoke: Option<Instant>,
+    /// When an alarm was last seen.
+    alarmed: Option<Instant>,
 }
 
 /// A message whose confirm came, or never will.
@@ -67,6 +69,7 @@ impl Publisher {
             left: BTreeMap::new(),
             next: 0,
             spoke: None,
+            alarmed: None,
         }
     }
 
@@ -190,16 +193,26 @@ impl Publisher {
 
     /// Tells how the broker is: by its own word, or by confirms that stay away.
     fn judge(&mut self) -> Result<(), SessionError> {
-        let patience = self.shared.settings.operation_timeout;
-        let age = self.left.first_key_value().map_or(Duration::ZERO, |(_, left)| left.elapsed());
-        let alarm = self.status.blocked();
-        if !alarm && age > patience * BROKEN_AFTER {
+        let (now, patience) = (Instant::now(), self.shared.settings.operation_timeout);
+        if self.status.blocked() {
+            self.alarmed = Some(now);
+        }
+        let oldest = self.left.first_key_value().map(|(_, left)| *left);
+        let age = waiting(oldest, self.alarmed, now);
+        if age > patience * BROKEN_AFTER {
             return Err(SessionError::Silent(age));
         }
-        let blocked = alarm || age > patience;
+        let blocked = self.status.blocked() || age > patience;
         self.shared.report(if blocked { Health::Blocked } else { Health::Up });
         Ok(())
     }
+}
+
+/// How long a confirm has stayed away without a reason: what was sent before or during an alarm may be confirmed only now
+/// that it is over.
+fn waiting(oldest: Option<Instant>, alarmed: Option<Instant>, now: Instant) -> Duration {
+    let since = oldest.map(|left| alarmed.map_or(left, |alarmed| alarmed.max(left)));
+    since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
 }
 
 async fn publish(channel: &Channel, batch: &Batch) -> lapin::Result<Confirmation> {
@@ -231,4 +244,19 @@ fn on_event(event: Option<Event>) -> Result<(), SessionError> {
 
 fn gauge(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_left_before_an_alarm_is_not_overdue_when_it_ends() {
+        let left = Instant::now();
+        let (ended, now) = (left + Duration::from_secs(600), left + Duration::from_secs(603));
+        assert_eq!(waiting(Some(left), None, now), Duration::from_secs(603));
+        assert_eq!(waiting(Some(left), Some(ended), now), Duration::from_secs(3));
+        assert_eq!(waiting(Some(now), Some(ended), now), Duration::ZERO);
+        assert_eq!(waiting(None, Some(ended), now), Duration::ZERO);
+    }
 }
