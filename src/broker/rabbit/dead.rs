@@ -42,6 +42,9 @@ pub(super) enum BuryError {
     /// It was refused or came back.
     #[error("{DEAD} did not take it")]
     Refused,
+    /// It may be good.
+    #[error("the node cannot say now whether it refuses it")]
+    NotJudged,
     /// No confirm came.
     #[error("no confirm within {0:?}")]
     Slow(Duration),
@@ -160,7 +163,8 @@ impl Sorter {
         let (code, reason) = match judged {
             Some(Outcome::Done) => return Ok(()),
             Some(Outcome::Dead { code, reason }) => (code, reason),
-            Some(Outcome::Later) | None => death.explained(),
+            Some(Outcome::Later) => return Err(BuryError::NotJudged),
+            None => death.explained(),
         };
         bury(&self.shared, &self.graveyard, &original, code, &reason).await
     }
@@ -171,8 +175,9 @@ impl Sorter {
             return None;
         }
         let (settle, settled) = Settle::new();
-        self.shared.ingress.try_send(offered(&self.shared, original, settle)).ok()?;
-        timeout(self.shared.settings.operation_timeout, settled).await.ok()?.ok()
+        // However long that takes: what the node may yet accept must not be kept as refused meanwhile.
+        self.shared.ingress.send(offered(&self.shared, original, settle)).await.ok()?;
+        settled.await.ok()
     }
 }
 
