@@ -315,6 +315,10 @@ impl Delivery {
             return;
         }
         self.say_blind(0);
+        if self.keeper.is_blind() {
+            // It was lost again meanwhile, and that may have been said before this.
+            self.say_blind(BLIND_LASTS_MS);
+        }
         info!(node.id = %self.node, "presence is back: everything is announced again");
         self.check_heads_soon();
     }
