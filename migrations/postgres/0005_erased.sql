@@ -5,7 +5,7 @@
 -- erasure that raises erased_seq comes before this look or after the commit. It is the last lock of its statement, as of
 -- an erasure, so it closes no circle. Streams that are there pay nothing. Nodes of the version before are refused, too,
 -- and answer that the store is away for a moment.
-create function refuse_low_stream() returns trigger language plpgsql as $$
+create function refuse_low_stream() returns trigger language plpgsql set search_path from current as $$
 declare
     furthest bigint;
 begin

@@ -11,13 +11,14 @@ use crate::inbox::start::Starts;
 use crate::inbox::{CursorKey, Erased, InboxError, OutOfDate, Unused, Upkeep, cursors};
 
 /// What an append needs before it can write: the locks of its tables, in its order, and a server that takes writes (a
-/// standby or a read-only one refuses). It changes no row, and one autocommit statement holds its locks for no longer.
+/// standby or a read-only one refuses). It changes no row, and one autocommit statement holds its locks for no longer. The
+/// row is shared, as appends that make streams share it: one after the other they would let nobody have it alone.
 const CHECK: &str = r#"
 with idempotency_lock as (delete from idempotency where false),
 stream_lock as (delete from streams where false),
 body_lock as (delete from bodies where false),
 entry_lock as (delete from entries where false)
-select epoch from store for update
+select epoch from store for share
 "#;
 
 const SEEN: &str = r#"
