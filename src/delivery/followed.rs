@@ -55,10 +55,14 @@ impl Followed {
     }
 
     fn append(&mut self, arrived: Arrived) {
-        if arrived.parcel.ends_others() {
+        if arrived.parcel.ends_others() && !self.tail.is_empty() {
             // What it ends must not be given to who comes later: they read the inbox, which knows.
             self.forget_tail();
         }
+        self.push(arrived);
+    }
+
+    fn push(&mut self, arrived: Arrived) {
         self.position = arrived.entry.seq;
         self.known = self.known.max(self.position);
         self.tail_bytes += arrived.parcel.len();
@@ -118,14 +122,16 @@ impl Followed {
             self.position = page.floor;
             self.forget_tail();
         }
-        for entry in page.entries {
-            if entry.seq <= self.position {
-                continue;
-            }
-            // What is missing before it is gone (expired, replaced): sessions find that in the tail, too, and none has to
-            // read for itself.
-            let arrived = Arrived::read(stream, page.epoch, entry);
-            self.append(arrived.clone());
+        let position = self.position;
+        let new = page.entries.into_iter().filter(|entry| entry.seq > position);
+        let new: Vec<Arrived> = new.map(|entry| Arrived::read(stream, page.epoch, entry)).collect();
+        if new.iter().any(|arrived| arrived.parcel.ends_others()) && !self.tail.is_empty() {
+            self.forget_tail();
+        }
+        for arrived in new {
+            // They are of one moment, so none ends another. What is missing between them is gone (expired, replaced):
+            // sessions find that in the tail, too, and none has to read for itself.
+            self.push(arrived.clone());
             in_order.push(arrived);
         }
         self.position = self.position.max(page.through);
@@ -207,10 +213,30 @@ mod tests {
 
     #[test]
     fn what_an_entry_ends_is_not_in_the_tail_behind_it() {
+        const KEYED: &str = r#"{"id":"b","collapse_key":"score"}"#;
         let mut followed = Followed::new(EPOCH, Seq(10));
-        let entries = vec![entry(11, r#"{"id":"a"}"#), entry(12, r#"{"id":"b","collapse_key":"score"}"#)];
-        followed.take(&Stream::Everyone, Seq(10), read(entries, 12));
+        followed.take(&Stream::Everyone, Seq(10), read(vec![entry(11, r#"{"id":"a"}"#)], 11));
+        followed.take(&Stream::Everyone, Seq(11), read(vec![entry(12, KEYED), entry(14, KEYED)], 14));
         assert_eq!(seqs(followed.page(Seq(10), 9, 1_000)), None, "11 may be what 12 ends");
-        assert_eq!(seqs(followed.page(Seq(11), 9, 1_000)), Some((vec![12], 12)));
+        assert_eq!(
+            seqs(followed.page(Seq(11), 9, 1_000)),
+            Some((vec![12, 14], 14)),
+            "they are of one moment"
+        );
+        followed.sort_in(Arrived::read(&Stream::Everyone, EPOCH, entry(15, KEYED)));
+        assert_eq!(seqs(followed.page(Seq(12), 9, 1_000)), None, "14 may be what 15 ends");
+        assert_eq!(seqs(followed.page(Seq(14), 9, 1_000)), Some((vec![15], 15)));
+    }
+
+    #[test]
+    fn where_all_that_was_lost_is_gone_the_next_one_finds_everybody() {
+        let mut followed = Followed::new(EPOCH, Seq(10));
+        followed.take(&Stream::Everyone, Seq(10), read(Vec::new(), 14));
+        followed.sort_in(Arrived::read(
+            &Stream::Everyone,
+            EPOCH,
+            entry(15, r#"{"id":"a","collapse_key":"k"}"#),
+        ));
+        assert_eq!(seqs(followed.page(Seq(10), 9, 1_000)), Some((vec![15], 15)));
     }
 }
