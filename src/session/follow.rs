@@ -318,6 +318,12 @@ impl Follow {
             }
             self.phase = Phase::Gap;
         }
+        if let Some(busy) = &mut self.busy
+            && busy.offered.is_none_or(|offered| offered < (epoch, head))
+        {
+            // What there was no room for may be gone, and what came since may be smaller: worth one read.
+            busy.wants = 0;
+        }
         self.remember(epoch, head, Rules::SOUND);
         if self.reading { Next::Wait } else { Next::Read }
     }
