@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use super::dead_letters::DeadLettersArguments;
 use super::inbox::InboxCommand;
@@ -53,14 +54,30 @@ Examples:
 
 Safe to repeat, and beside running nodes.")]
     Migrate,
-    /// Check the configuration; list everything that is wrong with it.
+    /// Check the configuration; show it as it is in force, or everything that is wrong with it.
     #[command(after_help = "\
 Examples:
   fanfare check --config fanfare.toml
+  fanfare check --json | jq '.settings[] | select(.origin)'     what somebody has set, and where
 
-Exit code 0: valid, with a summary. Exit code 1: one line for each problem, with the key, where
-it was set, its limit and its value (never a secret's).")]
-    Check,
+Exit code 0: valid, with a summary and every setting: its value, and the file or variable that it
+comes from. Exit code 1: one line for each problem, with the key, where it was set, its limit and
+its value. Of a secret nothing is shown but that it is set.")]
+    Check {
+        /// Print one JSON object instead.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what makes a shell complete commands and options.
+    #[command(after_help = "\
+Examples:
+  fanfare completions bash > /etc/bash_completion.d/fanfare
+  fanfare completions zsh > ~/.zfunc/_fanfare              with ~/.zfunc in fpath
+  fanfare completions fish > ~/.config/fish/completions/fanfare.fish")]
+    Completions {
+        /// For which shell.
+        shell: Shell,
+    },
     /// Make a user's token, or a key for a publisher or an administrator.
     #[command(after_help = "\
 Examples:

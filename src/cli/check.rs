@@ -1,12 +1,46 @@
-//! `fanfare check`: everything that is wrong with the configuration, or what it amounts to.
+//! `fanfare check`: everything that is wrong with the configuration, or what it amounts to and where each value is from.
+
+use serde_json::json;
 
 use super::failure::Failure;
 use super::output;
-use crate::config::{Config, Sources, Store, load};
+use crate::config::{Config, Setting, Sources, Store, load, settings};
 
-pub(super) fn check(sources: &Sources) -> Result<(), Failure> {
+/// Longer values do not move the column of where they come from.
+const WIDEST: usize = 40;
+
+pub(super) fn check(sources: &Sources, json: bool) -> Result<(), Failure> {
     let config = load(sources).map_err(|problems| Failure::of_problems(&problems))?;
-    output::line(&summary(&config))
+    let settings = settings(sources);
+    if json {
+        let checked = json!({
+            "node": config.node.id,
+            "trial": config.is_trial,
+            "warnings": config.warnings(),
+            "settings": settings,
+        });
+        return output::line(&checked.to_string());
+    }
+    output::line(&format!("{}\n\n{}", summary(&config), table(&settings, output::has_colours())))
+}
+
+/// What somebody has set stands out from the defaults.
+fn table(settings: &[Setting], coloured: bool) -> String {
+    let width = |text: fn(&Setting) -> &str| {
+        let widths = settings.iter().map(|setting| text(setting).chars().count());
+        widths.filter(|width| *width <= WIDEST).max().unwrap_or_default()
+    };
+    let (keys, values) = (width(|setting| &setting.key), width(|setting| &setting.value));
+    let row = |setting: &Setting| {
+        let Setting { key, value, origin } = setting;
+        let row = format!("  {key:keys$}  {:values$}", output::harmless(value));
+        match origin {
+            Some(origin) => format!("{row}  {}", output::bold(&output::harmless(origin), coloured)),
+            None => output::dim(row.trim_end(), coloured),
+        }
+    };
+    let rows: Vec<String> = settings.iter().map(row).collect();
+    format!("settings, and where they come from if not from config/default.toml\n{}", rows.join("\n"))
 }
 
 fn summary(config: &Config) -> String {

@@ -22,7 +22,8 @@ mod token;
 use std::future::Future;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use clap_complete::Shell;
 
 use args::{Arguments, Command};
 use failure::Failure;
@@ -34,7 +35,8 @@ pub fn main() -> ExitCode {
     let outcome = match command.unwrap_or(Command::Serve) {
         Command::Serve => serve::serve(&sources),
         Command::Migrate => serve::migrate(&sources),
-        Command::Check => check::check(&sources),
+        Command::Check { json } => check::check(&sources, json),
+        Command::Completions { shell } => completions(shell),
         Command::Token { what } => token::token(&what, &sources),
         Command::Inbox { what } => inbox::inbox(&what, &sources),
         Command::Publish(arguments) => publish::publish(&arguments, &sources),
@@ -49,6 +51,12 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn completions(shell: Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "fanfare", &mut script);
+    output::line(String::from_utf8_lossy(&script).trim_end())
 }
 
 /// Runs a client command to its end on one thread.

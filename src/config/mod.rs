@@ -9,6 +9,7 @@ mod check;
 mod problem;
 mod read;
 mod sections;
+mod settings;
 mod source;
 mod text;
 mod trial;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 pub use problem::Problem;
+pub use settings::{Setting, settings};
 pub use source::{DEFAULT, Sources};
 pub use trial::{Trial, TrialError};
 

@@ -22,8 +22,8 @@ pub(super) struct Entry {
 
 /// Reads keys and notes problems.
 pub(super) struct Reader {
-    defaults: Leaves,
-    entries: BTreeMap<String, Entry>,
+    pub(super) defaults: Leaves,
+    pub(super) entries: BTreeMap<String, Entry>,
     problems: Vec<Problem>,
     read: Vec<&'static str>,
 }

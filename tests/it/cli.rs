@@ -90,6 +90,7 @@ fn every_command_has_help_with_examples() {
         vec!["serve"],
         vec!["migrate"],
         vec!["check"],
+        vec!["completions"],
         vec!["token"],
         vec!["token", "user"],
         vec!["token", "publisher"],
@@ -110,6 +111,27 @@ fn every_command_has_help_with_examples() {
         assert_eq!(ran.code, Some(0), "{command:?}: {}", ran.err);
         assert!(ran.out.contains("Examples:"), "{command:?}: {}", ran.out);
     }
+}
+
+#[test]
+fn bash_takes_the_completions_and_completes_commands_and_options() {
+    let folder = folder();
+    for shell in ["bash", "zsh", "fish"] {
+        let made = run(folder.path(), &["completions", shell]);
+        assert_eq!(made.code, Some(0), "{}", made.err);
+        assert!(made.out.contains("dead-letters"), "{shell}: {}", made.out);
+        std::fs::write(folder.path().join(shell), made.out).expect("written");
+    }
+    let complete = |words: &str| {
+        let script = format!(
+            "source ./bash; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _fanfare fanfare \"${{COMP_WORDS[COMP_CWORD]}}\" x; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        let output = Command::new("bash").args(["-c", &script]).current_dir(folder.path()).output();
+        String::from_utf8(output.expect("bash runs").stdout).expect("UTF-8")
+    };
+    assert_eq!(complete("fanfare dead"), "dead-letters\n");
+    assert!(complete("fanfare check --").lines().any(|word| word == "--json"));
 }
 
 #[test]
@@ -139,6 +161,46 @@ fn check_lists_every_problem_or_says_what_is_configured() {
         ];
         assert_eq!(lines, expected);
     }
+}
+
+#[test]
+fn check_shows_every_setting_and_where_it_comes_from_but_no_secret() {
+    let folder = folder();
+    std::fs::write(folder.path().join("secret"), "hunter2-is-in-a-file-of-its-own-of-32-bytes")
+        .expect("written");
+    std::fs::write(
+        folder.path().join("f.toml"),
+        "[http]\naccept_rate = 500\nallowed_origins = [\"https://shop.example\"]\n[presence]\nurl = \"redis://:hunter2@cache/0\"\n",
+    )
+    .expect("written");
+    let check = |more: &[&str]| -> Ran {
+        let mut command = fanfare(folder.path(), &[&["check", "--config", "f.toml"], more].concat());
+        command.env("FANFARE__GATEWAY__HEARTBEAT_MS", "20000");
+        command.env("FANFARE__AUTH__USERS__SECRET_FILE", "secret");
+        command.output().expect("the program runs").into()
+    };
+    let shown = check(&[]);
+    assert_eq!(shown.code, Some(0), "{}", shown.err);
+    let row = |key: &str| {
+        let row = shown.out.lines().find(|line| line.trim_start().starts_with(&format!("{key} ")));
+        row.unwrap_or_else(|| panic!("{key} in {}", shown.out)).split_whitespace().collect::<Vec<_>>()
+    };
+    assert_eq!(row("http.accept_rate"), ["http.accept_rate", "500", "f.toml"]);
+    assert_eq!(row("http.allowed_origins")[1..], ["[\"https://shop.example\"]", "f.toml"]);
+    assert_eq!(row("gateway.heartbeat_ms")[1..], ["20000", "FANFARE__GATEWAY__HEARTBEAT_MS"]);
+    assert_eq!(row("auth.users.secret")[1..], ["(hidden)", "FANFARE__AUTH__USERS__SECRET_FILE"]);
+    assert_eq!(row("presence.url")[1..], ["(hidden)", "f.toml"]);
+    assert_eq!(row("retention.days"), ["retention.days", "30"]);
+
+    let told = check(&["--json"]);
+    let told: serde_json::Value = serde_json::from_str(&told.out).expect("JSON");
+    let settings = told["settings"].as_array().expect("a list");
+    let rows = shown.out.lines().skip_while(|line| !line.starts_with("settings")).skip(1);
+    assert_eq!(settings.len(), rows.count());
+    let of = |key: &str| settings.iter().find(|one| one["key"] == key).expect("each is there");
+    assert_eq!(of("presence.url")["value"], "(hidden)");
+    assert_eq!(of("retention.days")["origin"], serde_json::Value::Null);
+    assert!(!format!("{}{told}", shown.out).contains("hunter2"));
 }
 
 #[test]
