@@ -176,13 +176,35 @@ pub fn check_schedule(deliver_at: UnixMillis, now: UnixMillis, limits: &Limits) 
 /// # Errors
 /// [`Refused`] with code `invalid_json` if it is no JSON object.
 pub fn with_ttl(json: &[u8], ttl: Duration) -> Result<Bytes, Refused> {
-    let invalid =
-        |error: serde_json::Error| Refused { code: "invalid_json", detail: brief(error.to_string()) };
-    let mut members: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(json).map_err(invalid)?;
-    let seconds = ttl.as_millis().div_ceil(1_000).to_string();
-    let seconds = RawValue::from_string(seconds).map_err(invalid)?;
+    let seconds = RawValue::from_string(ttl.as_millis().div_ceil(1_000).to_string()).map_err(no_json)?;
+    let mut members = members(json)?;
     members.insert(Cow::Borrowed("ttl"), &seconds);
-    serde_json::to_vec(&members).map(Bytes::from).map_err(invalid)
+    written(&members)
+}
+
+/// The same request with this `type`, unless it has one; byte for byte otherwise.
+///
+/// # Errors
+/// [`Refused`] with code `invalid_json` if it is no JSON object.
+pub fn with_type(json: &[u8], word: &str) -> Result<Bytes, Refused> {
+    let word = serde_json::value::to_raw_value(word).map_err(no_json)?;
+    let mut members = members(json)?;
+    members.entry(Cow::Borrowed("type")).or_insert(&word);
+    written(&members)
+}
+
+type Members<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
+
+fn members(json: &[u8]) -> Result<Members<'_>, Refused> {
+    serde_json::from_slice(json).map_err(no_json)
+}
+
+fn written(members: &Members<'_>) -> Result<Bytes, Refused> {
+    serde_json::to_vec(members).map(Bytes::from).map_err(no_json)
+}
+
+fn no_json(error: serde_json::Error) -> Refused {
+    Refused { code: "invalid_json", detail: brief(error.to_string()) }
 }
 
 fn target(to: To, limits: &Limits) -> Result<Target, Refused> {

@@ -2,6 +2,7 @@
 
 mod admin;
 mod allowance;
+mod cloudevents;
 mod dead_letters;
 mod inbox;
 mod outcomes;

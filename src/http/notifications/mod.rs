@@ -12,9 +12,11 @@
 //! |---|---|
 //! | `one` | one notification: its receipt, its cancellation |
 //! | `batch` | many at once |
+//! | `cloudevent` | a notification in a CloudEvent |
 //! | `prefer` | how long to wait |
 
 mod batch;
+mod cloudevent;
 mod one;
 mod prefer;
 
@@ -41,6 +43,7 @@ use crate::auth::Publisher;
 use crate::domain::NotificationId;
 use crate::inbox::Counts;
 use crate::publish::{Accepted, How, Request, Waited};
+use cloudevent::Form;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -62,6 +65,8 @@ struct Shape {
 struct Head {
     publisher: Publisher,
     idempotency_key: Option<String>,
+    /// Whether the notification is in an event.
+    form: Form,
     /// How long the answer may take, and until when that is.
     wait: Option<(Duration, Instant)>,
 }
@@ -84,9 +89,10 @@ async fn admit(call: Arc<Call>) -> Result<Head, Problem> {
     query::pairs(&call.query, &[])?;
     let wait = (!call.patience.is_zero()).then(|| (call.patience, Instant::now() + call.patience));
     let idempotency_key = idempotency_key(&call.headers)?;
+    let form = cloudevent::form(&call.headers)?;
     // Before the body is read.
     allowance::take(&call, &publisher, 1)?;
-    Ok(Head { publisher, idempotency_key, wait })
+    Ok(Head { publisher, idempotency_key, form, wait })
 }
 
 /// The publisher whose key or token came.
@@ -126,11 +132,12 @@ fn bad_key(got: &str) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "invalid_idempotency_key", detail)
 }
 
-async fn publish(call: Arc<Call>, head: Head, json: Bytes) -> Answer {
+async fn publish(call: Arc<Call>, head: Head, body: Bytes) -> Answer {
+    let (json, key_of_event) = head.form.open(body)?;
     let request = Request {
         publisher: head.publisher,
         json,
-        idempotency_key: head.idempotency_key,
+        idempotency_key: head.idempotency_key.or(key_of_event),
         default_ttl: None,
         sent_at: None,
         source: "http",
