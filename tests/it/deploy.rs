@@ -97,6 +97,50 @@ fn the_unit_is_hardened_and_lets_a_node_drain_and_have_all_its_connections() {
     assert!(of("LimitNOFILE") > default("max_connections"));
 }
 
+/// A pod's environment: names, and values but those that Kubernetes fills in.
+fn of_pod(manifest: &str) -> Vec<(&str, &str)> {
+    let lines: Vec<&str> = manifest.lines().map(str::trim).collect();
+    let pairs = lines.windows(2).filter_map(|pair| {
+        let (name, value) = (pair[0].strip_prefix("- name: FANFARE__")?, pair[1]);
+        let value = value.strip_prefix("value: ").or_else(|| {
+            assert_eq!(value, "valueFrom: {fieldRef: {fieldPath: metadata.name}}", "{name}");
+            Some("fanfare-0")
+        })?;
+        Some((name, value))
+    });
+    pairs.collect()
+}
+
+#[test]
+fn the_pods_of_kubernetes_have_a_valid_configuration_and_the_time_to_drain() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/secrets");
+    assert!(Command::new(script).arg(folder.path()).status().expect("the script runs").success());
+    let path = folder.path().to_str().expect("plain names");
+    let nodes = include_str!("../../deploy/kubernetes/nodes.yaml");
+    let migrate = include_str!("../../deploy/kubernetes/migrate.yaml");
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes/fanfare.toml");
+    for manifest in [nodes, migrate] {
+        let environment = of_pod(manifest);
+        assert!(environment.len() >= 4, "{environment:?}");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+        command.args(["check", "--config"]).arg(&config).env_clear().current_dir(folder.path());
+        for (name, value) in environment {
+            command.env(format!("FANFARE__{name}"), value.replace("/secrets", path));
+        }
+        let output = command.output().expect("the program starts");
+        let text = [output.stdout, output.stderr].concat();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
+    }
+    let default = |key: &str| {
+        let line = include_str!("../../config/default.toml").lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|line| line.strip_prefix(" = ")).and_then(|value| value.parse::<u64>().ok())
+    };
+    let given = nodes.lines().find_map(|line| line.trim().strip_prefix("terminationGracePeriodSeconds: "));
+    let given = given.and_then(|seconds| seconds.parse::<u64>().ok()).expect("a time");
+    assert!(given * 1_000 > default("deadline_ms").expect("a default"));
+}
+
 #[test]
 fn a_missing_secret_is_named_by_check() {
     let folder = TempDir::new().expect("a temporary folder");
